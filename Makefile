@@ -1,0 +1,89 @@
+# `make` prints what there is. Works with GNU make 3.81 (macOS) and later.
+#
+# Every target that needs Python asks helpers/environment/ensure.sh for one: an active environment
+# that already holds requirements.txt, or .venv, which it makes first where there is none.
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help env run notebooks lab train test lint format lock clean distclean
+
+DATASET ?= cifar10
+BACKEND ?= local
+ONLY ?=
+ARGS ?=
+
+# Said before anything is installed or run.
+ifeq ($(filter cifar10 digits,$(DATASET)),)
+$(error DATASET=$(DATASET) is not known: use DATASET=cifar10 (the default) or DATASET=digits (bundled data, no download))
+endif
+ifeq ($(filter local kind,$(BACKEND)),)
+$(error BACKEND=$(BACKEND) is not known: use BACKEND=local (the default, no Docker) or BACKEND=kind (a Kubernetes cluster))
+endif
+
+# alibi-detect refuses Keras 3; set before any TensorFlow is imported, in JupyterLab's kernels too.
+export TF_USE_LEGACY_KERAS := 1
+# The kernel named python3 is this environment's, not one of the same name in the home folder.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+# `python="$$(...)" &&` in front of a command: the environment is made first, or the recipe stops.
+ENSURE := python="$$(PYTHON='$(PYTHON)' helpers/environment/ensure.sh)" &&
+RUNNER := $(ENSURE) "$$python" -m helpers.runner
+
+help:
+	@awk 'BEGIN { FS = ":.*## "; print "make TARGET [VARIABLE=value ...]" } \
+	/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+	/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 } \
+	/^#\? / { printf "  %s\n", substr($$0, 4) }' Makefile
+
+##@ Notebooks
+run: ## Run every notebook; executed copies and HTML pages go to runs/<time>/
+	@$(RUNNER) run --dataset '$(DATASET)' --backend '$(BACKEND)' --only '$(ONLY)' $(ARGS)
+
+lab: ## Open JupyterLab on the notebooks
+	@$(ENSURE) "$$python" -m jupyter lab --ServerApp.root_dir=. --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+notebooks: ## Run every notebook and write its outputs back, for committing (CIFAR-10 only)
+	@$(RUNNER) notebooks --dataset '$(DATASET)' --backend '$(BACKEND)' --only '$(ONLY)' $(ARGS)
+
+##@ Models
+train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
+	@$(ENSURE) "$$python" -m helpers.train \
+	$(if $(filter-out cifar10,$(DATASET)),--dataset '$(DATASET)') $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+
+##@ Development
+test: ## Run the tests; ARGS='-k name' picks some
+	@$(ENSURE) "$$python" -m pytest $(ARGS)
+
+lint: ## Check style: ruff check, ruff format, shellcheck if installed
+	@$(ENSURE) "$$python" -m ruff check . && "$$python" -m ruff format --check .
+	@if command -v shellcheck >/dev/null 2>&1; \
+	then shellcheck .ci/run $$(find helpers kind -name '*.sh'); \
+	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
+
+format: ## Rewrite the code as `make lint` wants it
+	@$(ENSURE) "$$python" -m ruff check --fix . && "$$python" -m ruff format .
+
+env: ## Make or mend the environment, and print its Python
+	@$(ENSURE) echo "$$python"
+
+# Without hashes: pip demands them of every line once one has them, the project itself (`-e .` in
+# environment.yml) included, and PyPI never replaces the files of a version.
+lock: ## Compile requirements.txt from pyproject.toml; ARGS=--upgrade takes newer versions
+	@$(ENSURE) "$$python" -m uv pip compile pyproject.toml --quiet --all-extras --universal \
+	--python-version 3.12 --no-emit-index-url --custom-compile-command 'make lock' \
+	--output-file requirements.txt $(ARGS)
+
+clean: ## Remove runs and caches; keeps the environment, data and training checkpoints
+	@rm -rf runs/2* .pytest_cache .ruff_cache *.egg-info build
+	@find helpers tests notebooks benchmarks kind \
+	\( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+
+distclean: clean ## Also remove .venv, downloaded data and training checkpoints
+	@rm -rf .venv data runs
+
+##@ Variables
+#? ONLY=06             one notebook, or several (ONLY=06,07); for train one artefact
+#? DATASET=digits      bundled data, trains on the spot in about a minute (default: cifar10)
+#? BACKEND=kind        a Kubernetes cluster instead of this machine (default: local)
+#? ARGS='...'          more options for the command behind the target
+#? PYTHON=/path/to/it  the Python 3.12 to make .venv with (default: found by itself)

@@ -1,0 +1,53 @@
+"""`make train`: every artefact of a data set from scratch, or the one that is named."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from helpers.errors import WalkthroughError
+
+console = Console(stderr=True)
+
+
+def main(
+    dataset: Annotated[str, typer.Option(help="cifar10 or digits")] = "cifar10",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Train just this artefact; may be repeated.")
+    ] = None,
+    restart: Annotated[
+        bool, typer.Option(help="Forget an unfinished training instead of going on with it.")
+    ] = False,
+) -> None:
+    """Train, measure and save the artefacts; an interrupted training goes on where it stopped."""
+    try:
+        _train_all(dataset, only or [], restart)
+    except WalkthroughError as error:
+        console.print(f"[red]error:[/red] {error}")
+        raise typer.Exit(1) from None
+
+
+def _train_all(dataset: str, only: list[str], restart: bool) -> None:
+    from helpers import cards, data
+    from helpers.train import pipeline
+
+    unknown = set(only) - set(pipeline.NAMES)
+    if unknown:
+        pipeline.train(None, unknown.pop())  # raises, naming what there is
+    loaded = data.load(dataset, fallback=False)
+    for name in only or pipeline.NAMES:
+        if restart:
+            shutil.rmtree(pipeline.workdir(loaded.name, name), ignore_errors=True)
+        console.rule(f"{loaded.name}/{name}")
+        artifact = pipeline.train(loaded, name)
+        console.print(artifact.figures)
+        console.print(f"saved: {artifact.bytes / 1e6:.1f} MB")
+    if loaded.name == "cifar10":
+        cards.write()
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,50 @@
+"""Train artefacts in the order in which they need each other, and make missing ones on the spot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from helpers import artifacts
+from helpers.data import Dataset
+from helpers.errors import TrainingError
+
+# In this order: the explainer asks the classifier.
+NAMES = ("resnet32", "outlier_vae", "drift_ks", "anchor_images")
+_NEEDS = {"anchor_images": ("resnet32",)}
+
+
+def workdir(dataset: str, name: str) -> Path:
+    """Return where an unfinished training keeps its checkpoints."""
+    return artifacts.REPOSITORY / "runs" / "train" / dataset / name
+
+
+def _trainer(name: str) -> Callable[..., artifacts.Artifact]:
+    if name not in NAMES:
+        raise TrainingError(f"there is no artefact {name!r}; there are {', '.join(NAMES)}.")
+    return import_module(f"helpers.train.{name}").train
+
+
+def train(data: Dataset, name: str, progress: bool = True) -> artifacts.Artifact:
+    """Train, measure and save one artefact, and first those it needs that are missing."""
+    trainer = _trainer(name)
+    for needed in _NEEDS.get(name, ()):
+        if not artifacts.exists(data.name, needed):
+            train(data, needed, progress)
+    folder = workdir(data.name, name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return trainer(data, folder, progress)
+
+
+def ensure(data: Dataset, name: str, progress: bool = True, **options: Any) -> Any:
+    """Return the loaded artefact; if it was never made for this data set, train it now.
+
+    The artefacts of cifar10 are part of the repository. Those of digits take seconds to make, are
+    made at first use, and made again when they are no longer loadable here.
+    """
+    if not artifacts.exists(data.name, name):
+        print(f"No {name} for {data.name} yet: training it on the spot.")
+        train(data, name, progress)
+    return artifacts.load(data.name, name, **options)
