@@ -11,12 +11,13 @@ DATASET ?= cifar10
 BACKEND ?= local
 ONLY ?=
 ARGS ?=
+comma := ,
 
 # Said before anything is installed or run.
-ifeq ($(filter cifar10 digits,$(DATASET)),)
+ifeq ($(findstring |$(DATASET)|,|cifar10|digits|),)
 $(error DATASET=$(DATASET) is not known: use DATASET=cifar10 (the default) or DATASET=digits (bundled data, no download))
 endif
-ifeq ($(filter local kind,$(BACKEND)),)
+ifeq ($(findstring |$(BACKEND)|,|local|kind|),)
 $(error BACKEND=$(BACKEND) is not known: use BACKEND=local (the default, no Docker) or BACKEND=kind (a Kubernetes cluster))
 endif
 
@@ -24,6 +25,9 @@ endif
 export TF_USE_LEGACY_KERAS := 1
 # The kernel named python3 is this environment's, not one of the same name in the home folder.
 export JUPYTER_PREFER_ENV_PATH := 1
+
+# For find: everything but what is not part of the repository.
+OURS := \( -path ./.git -o -path ./.venv -o -path ./runs -o -path ./data \) -prune -o
 
 # `python="$$(...)" &&` in front of a command: the environment is made first, or the recipe stops.
 ENSURE := python="$$(PYTHON='$(PYTHON)' helpers/environment/ensure.sh)" &&
@@ -48,7 +52,7 @@ notebooks: ## Run every notebook and write its outputs back, for committing (CIF
 ##@ Models
 train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 	@$(ENSURE) "$$python" -m helpers.train \
-	$(if $(filter-out cifar10,$(DATASET)),--dataset '$(DATASET)') $(if $(ONLY),--only '$(ONLY)') $(ARGS)
+	$(if $(filter-out cifar10,$(DATASET)),--dataset '$(DATASET)') $(foreach name,$(subst $(comma), ,$(ONLY)),--only '$(name)') $(ARGS)
 
 ##@ Development
 test: ## Run the tests; ARGS='-k name' picks some
@@ -57,7 +61,7 @@ test: ## Run the tests; ARGS='-k name' picks some
 lint: ## Check style: ruff check, ruff format, shellcheck if installed
 	@$(ENSURE) "$$python" -m ruff check . && "$$python" -m ruff format --check .
 	@if command -v shellcheck >/dev/null 2>&1; \
-	then shellcheck .ci/run $$(find helpers kind -name '*.sh'); \
+	then shellcheck .ci/run $$(find . $(OURS) -name '*.sh' -print); \
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 format: ## Rewrite the code as `make lint` wants it
@@ -75,8 +79,7 @@ lock: ## Compile requirements.txt from pyproject.toml; ARGS=--upgrade takes newe
 
 clean: ## Remove runs and caches; keeps the environment, data and training checkpoints
 	@rm -rf runs/2* .pytest_cache .ruff_cache *.egg-info build
-	@find helpers tests notebooks benchmarks kind \
-	\( -name __pycache__ -o -name .ipynb_checkpoints \) -type d -prune -exec rm -rf {} +
+	@find . $(OURS) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 distclean: clean ## Also remove .venv, downloaded data and training checkpoints
 	@rm -rf .venv data runs

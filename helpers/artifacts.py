@@ -151,7 +151,9 @@ def describe(dataset: str, name: str) -> Artifact:
     except FileNotFoundError:
         raise ArtifactError(f"{record} does not exist. {_remedy(dataset, name)}") from None
     except (ValidationError, OSError) as error:
-        raise ArtifactError(f"{record} is not readable: {error}. {_remedy(dataset, name)}") from error
+        raise ArtifactError(
+            f"{record} is not readable: {error}. {_remedy(dataset, name)}"
+        ) from error
     if (artifact.dataset, artifact.name) != (dataset, name):
         raise ArtifactError(
             f"{record} describes {artifact.dataset}/{artifact.name}: the artefact was copied or "

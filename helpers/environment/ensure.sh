@@ -64,7 +64,7 @@ if [ "$version" = none ]; then
     rm -rf "$venv"
     if [ -n "$uv" ] && base=$("$here/find-python.sh" 2>/dev/null); then
         say "Making .venv with $base."
-        "$uv" venv --quiet --python "$base" "$venv" >&2
+        "$uv" venv --quiet --python "$base" "$venv" >&2 || "$base" -m venv "$venv" >&2
     elif [ -n "$uv" ] && [ -z "${PYTHON:-}" ]; then
         say "No Python 3.12 on this machine: uv downloads one into .venv."
         "$uv" venv --quiet --python 3.12 "$venv" >&2 || "$here/find-python.sh" >&2 || exit 1

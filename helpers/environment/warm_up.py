@@ -38,19 +38,17 @@ MODULES = [
     "typer.rich_utils",
 ]
 
-# What a slim Linux lacks, and the Debian package that brings it.
-SYSTEM_LIBRARIES = {"libGL.so.1": "libgl1", "libgthread-2.0.so.0": "libglib2.0-0"}
+# OpenCV's wheel needs these of the system; a slim Linux has neither.
+SYSTEM_LIBRARIES = ("libGL.so.1", "libgthread-2.0.so.0")
 
 
 def remedy(error):
     """Return what to do about an ImportError, as a sentence."""
-    for library, package in SYSTEM_LIBRARIES.items():
-        if library in str(error):
-            return (
-                f"This machine has no {library}: "
-                f"`sudo apt-get install libgl1 libglib2.0-0` (Debian, Ubuntu; {package} holds it), "
-                "then run make again."
-            )
+    if any(library in str(error) for library in SYSTEM_LIBRARIES):
+        return (
+            "On Debian and Ubuntu `sudo apt-get install libgl1 libglib2.0-0` brings it; "
+            "then run make again."
+        )
     return "Remove .venv and run make again; if it stays so, open an issue with this message."
 
 

@@ -9,7 +9,10 @@ from helpers.tf import tf
 
 
 def export_saved_model(
-    model: tf.keras.Model, folder: Path, input_name: str = "image", output_name: str = "probabilities"
+    model: tf.keras.Model,
+    folder: Path,
+    input_name: str = "image",
+    output_name: str = "probabilities",
 ) -> None:
     """Write `model` as a SavedModel with one signature, serving_default, into `folder`.
 
@@ -20,9 +23,7 @@ def export_saved_model(
     # Its variables, not the model: Keras would save a traced function of every layer beside it.
     module.weights = model.variables
 
-    @tf.function(
-        input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name=input_name)]
-    )
+    @tf.function(input_signature=[tf.TensorSpec(model.input_shape, tf.float32, name=input_name)])
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {output_name: model(image, training=False)}
 

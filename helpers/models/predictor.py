@@ -9,9 +9,7 @@ import numpy as np
 from helpers.tf import tf
 
 
-def as_function(
-    model: tf.keras.Model, batch_size: int = 256
-) -> Callable[[np.ndarray], np.ndarray]:
+def as_function(model: tf.keras.Model, batch_size: int = 256) -> Callable[[np.ndarray], np.ndarray]:
     """Return `predict(x)`: float32 (n, …) to the model's output (n, …), traced once for any n.
 
     `model.predict` costs tens of milliseconds a call before it computes anything, which an explainer

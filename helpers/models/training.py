@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from helpers.tf import tf
 from tqdm.auto import tqdm
 
 from helpers.errors import TrainingError
 from helpers.models.augment import crop_and_flip
 from helpers.seeds import seed_everything
+from helpers.tf import tf
 
 
 @dataclass(frozen=True)
@@ -149,9 +149,7 @@ class Trainer:
             decay = tf.add_n([tf.nn.l2_loss(kernel) for kernel in self._kernels])
             total = loss + self.recipe.weight_decay * decay
         variables = self.model.trainable_variables
-        self.optimizer.apply_gradients(
-            zip(tape.gradient(total, variables), variables, strict=True)
-        )
+        self.optimizer.apply_gradients(zip(tape.gradient(total, variables), variables, strict=True))
         hits = tf.equal(tf.argmax(predicted, 1, tf.int64), tf.cast(labels, tf.int64))
         return loss, tf.reduce_mean(tf.cast(hits, tf.float32))
 
@@ -246,7 +244,10 @@ def train_classifier(
             figures["val_accuracy"] = accuracy(trainer.model, *validation)
         trainer.record(figures)
         if progress:
-            tqdm.write(", ".join(
-                f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items()
-            ))
+            tqdm.write(
+                ", ".join(
+                    f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}"
+                    for k, v in figures.items()
+                )
+            )
     return trainer.finished_model(), trainer.history

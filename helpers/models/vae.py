@@ -37,8 +37,12 @@ def build_decoder(latent_dim: int, precision: str = "float32") -> tf.keras.Seque
             layers.InputLayer((latent_dim,)),
             layers.Dense(4 * 4 * 128, dtype=precision),
             layers.Reshape((4, 4, 128)),
-            layers.Conv2DTranspose(256, 4, strides=2, padding="same", activation="relu", dtype=precision),
-            layers.Conv2DTranspose(64, 4, strides=2, padding="same", activation="relu", dtype=precision),
+            layers.Conv2DTranspose(
+                256, 4, strides=2, padding="same", activation="relu", dtype=precision
+            ),
+            layers.Conv2DTranspose(
+                64, 4, strides=2, padding="same", activation="relu", dtype=precision
+            ),
             layers.Conv2DTranspose(3, 4, strides=2, padding="same", activation="sigmoid"),
         ],
         name="decoder_net",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 import nbformat
 
+TRACES = ("papermill", "execution", "ExecuteTime")  # times and states, in a cell's metadata
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
@@ -23,7 +25,7 @@ def cleaned(notebook: nbformat.NotebookNode, places: dict[str, str]) -> nbformat
         {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     )
     for cell in notebook.cells:
-        for key in ("papermill", "execution", "jupyter", "ExecuteTime"):
+        for key in TRACES:
             cell.metadata.pop(key, None)
         if cell.metadata.get("tags") == []:
             del cell.metadata["tags"]
@@ -45,7 +47,7 @@ def write_cleaned(executed: Path, target: Path, root: Path) -> None:
         "w", encoding="utf-8", dir=target.parent, suffix=".part", delete=False
     ) as file:
         nbformat.write(notebook, file)
-    os.chmod(file.name, 0o644)
+    shutil.copymode(target, file.name)
     os.replace(file.name, target)
 
 

@@ -90,9 +90,11 @@ def notebooks(
 
 def main() -> None:
     """Run the command line; one sentence and exit code 2 for what was asked wrongly."""
-    # Whoever ends this process (make, CI, a closed terminal) ends the kernel with it.
+    # Whoever ends this process (make, CI, a closed terminal) ends the kernel with it; nohup, which
+    # has SIGHUP ignored, does not.
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         app()
     except WalkthroughError as error:

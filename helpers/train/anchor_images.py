@@ -106,7 +106,9 @@ def measure(explainer, data: Dataset, settings: ExplainerSettings, progress: boo
         "images": len(images),
         "precision_mean": round(float(np.mean([row["precision"] for row in rows])), 4),
         "coverage_mean": round(float(np.mean([row["coverage"] for row in rows])), 4),
-        "superpixels_in_anchor_mean": round(float(np.mean([row["superpixels"] for row in rows])), 2),
+        "superpixels_in_anchor_mean": round(
+            float(np.mean([row["superpixels"] for row in rows])), 2
+        ),
         "empty_anchors": sum(row["superpixels"] == 0 for row in rows),
         "seconds_median": round(float(np.median(seconds)), 3),
         "train_1": second,
@@ -118,5 +120,5 @@ def _summary(explanation) -> dict:
         "precision": round(float(explanation.precision), 4),
         "coverage": round(float(explanation.coverage), 4),
         "superpixels": len(explanation.raw["feature"]),
-        "segments": int(len(np.unique(explanation.segments))),
+        "segments": len(np.unique(explanation.segments)),
     }

@@ -60,9 +60,7 @@ def test_features(x_ref: np.ndarray, window: np.ndarray) -> tuple[float, float]:
     where it falls below p_val. Effect size: the largest Kolmogorov-Smirnov distance, 0 to 1.
     """
     # asymp: what alibi-detect asks of scipy
-    tests = [
-        ks_2samp(x_ref[:, k], window[:, k], method="asymp") for k in range(x_ref.shape[1])
-    ]
+    tests = [ks_2samp(x_ref[:, k], window[:, k], method="asymp") for k in range(x_ref.shape[1])]
     return (
         min(1.0, len(tests) * min(test.pvalue for test in tests)),
         max(test.statistic for test in tests),
@@ -132,8 +130,9 @@ def measure(
     x_ref = encode(reference)
     undrifted = [test_features(x_ref, w) for w in _windows(encode(evaluation), settings.window)]
     p_vals, effects = (np.array(column) for column in zip(*undrifted, strict=True))
-    alarms, nominal_alarms = int((p_vals < p_val).sum()), int(
-        (p_vals < settings.nominal_p_val).sum()
+    alarms, nominal_alarms = (
+        int((p_vals < p_val).sum()),
+        int((p_vals < settings.nominal_p_val).sum()),
     )
     some = evaluation[: settings.window * settings.windows_per_corruption]
     detected: dict[str, dict[str, float]] = {}

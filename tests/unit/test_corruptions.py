@@ -56,7 +56,8 @@ def test_batch_in_batch_out(images, kind, severity):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_higher_severity_changes_more(images, kind):
     change = [np.abs(corrupt(images, kind, severity) - images).mean() for severity in SEVERITIES]
-    assert change == sorted(change)
+    # Motion blur of severity 3 and 4 differ by rounding only.
+    assert min(np.diff(change)) > -1e-6
     assert change[-1] > 1.5 * change[0]
 
 

@@ -48,6 +48,20 @@ def test_installed_is_what_the_lock_says(root):
     assert differences(root / "requirements.txt") == []
 
 
+def test_differences_are_named(tmp_path):
+    path = tmp_path / "requirements.txt"
+    path.write_text(
+        "# a comment\n"
+        "numpy==1.26.4\n"
+        "    # via something\n"
+        "rich==1.0\n"
+        "no-such-package==2.0 ; python_version >= '3'\n"
+        "colorama==0.0.1 ; sys_platform == 'win32'\n"
+    )
+    rich = metadata.version("rich")
+    assert differences(path) == [f"rich is {rich} instead of ==1.0", "no-such-package is missing"]
+
+
 def test_lock_pins_every_package_exactly(lock):
     assert [str(r) for r in lock.values() if not str(r.specifier).startswith("==")] == []
 

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from helpers.errors import RunnerError
-from helpers.runner import cli, clean
+from helpers.runner import clean, cli
 from helpers.runner.execute import count_checks, run_notebook
 from helpers.runner.parameters import (
     check_parameters,
@@ -122,9 +122,9 @@ def test_a_value_of_another_type(text, default):
 
 
 def test_unknown_parameters_stop_the_run(notebook):
-    with pytest.raises(RunnerError, match="no parameter EPOCH. Did you mean EPOCHS?"):
+    with pytest.raises(RunnerError, match=r"no parameter EPOCH\. Did you mean EPOCHS\?"):
         check_parameters(notebook, {"EPOCH": 1})
-    with pytest.raises(RunnerError, match="no parameter EPOCH. Did you mean EPOCHS?"):
+    with pytest.raises(RunnerError, match=r"no parameter EPOCH\. Did you mean EPOCHS\?"):
         plan([notebook], {"DATASET": "cifar10"}, {"EPOCH": "1"})
     with pytest.raises(RunnerError, match=r"EPOCHS takes a value of type int, not '1' \(str\)"):
         check_parameters(notebook, {"EPOCHS": "1"})
@@ -196,8 +196,7 @@ def test_runs_in_this_environment_and_cleans_for_commit(
     clean.write_cleaned(output, path, root)
     text = path.read_text()
     notebook = nbformat.reads(text, as_version=4)
-    assert '"helpers/__init__.py' not in text  # shown below, without the folder before it
-    assert "helpers/__init__.py" in text
+    assert " helpers/__init__.py" in text
     assert str(root) not in text
     assert notebook.metadata == {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -255,7 +254,14 @@ def test_ctrl_c_leaves_no_process(write_notebook, tmp_path, root):
     )
     command = [sys.executable, "-m", "helpers.runner", "run"]
     command += ["--source", path.parent, "--runs", tmp_path / "runs"]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        cwd=root,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has them ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         deadline = time.monotonic() + 60
         while not (pid_file.exists() and len(pid_file.read_text().split()) == 2):
             assert time.monotonic() < deadline, "the notebook did not start"
@@ -292,7 +298,10 @@ def test_what_is_asked_wrongly_is_one_sentence(notebook, arguments, message, mon
 
 def test_starts_without_tensorflow(root):
     """TensorFlow takes seconds to import; the runner has no use for it."""
-    code = "import sys, helpers.runner.cli, helpers.runner.execute; assert not {'tensorflow'} & {*sys.modules}"
+    code = (
+        "import sys, helpers.runner.cli, helpers.runner.execute\n"
+        "assert 'tensorflow' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
 
 
