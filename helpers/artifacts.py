@@ -18,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from importlib import metadata
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -60,7 +60,7 @@ class Artifact(BaseModel):
     made_on: str
     versions: dict[str, str]
     figures: dict[str, Any]
-    files: dict[str, FileRecord]
+    files: dict[str, FileRecord] = Field(min_length=1)
 
     @property
     def bytes(self) -> int:
@@ -96,9 +96,13 @@ def path(dataset: str, name: str) -> Path:
     return root() / dataset / name
 
 
+def _command(dataset: str, name: str) -> str:
+    return f"`python -m helpers.train --dataset {dataset} --only {name}`"
+
+
 def _remedy(dataset: str, name: str) -> str:
-    made_here = f"`python -m helpers.train --dataset {dataset} --only {name}`"
-    if dataset == "cifar10":
+    made_here = _command(dataset, name)
+    if dataset == "cifar10" and root() == REPOSITORY / "artifacts":
         return f"Restore it with `git checkout -- artifacts/{dataset}/{name}`, or make it: {made_here}."
     return f"Make it: {made_here}."
 
@@ -129,7 +133,10 @@ def _files(folder: Path) -> Iterator[Path]:
     """Yield every file below `folder` but the record, links refused."""
     for file in sorted(folder.rglob("*")):
         if file.is_symlink():
-            raise ArtifactError(f"{file} is a link; an artefact holds plain files only.")
+            raise ArtifactError(
+                f"{file} is a link, and an artefact holds plain files only; nothing was loaded. "
+                "Replace it by the file it points to, or remove it."
+            )
         if file.is_file() and file.relative_to(folder) != Path(RECORD):
             yield file
 
@@ -152,14 +159,28 @@ def describe(dataset: str, name: str) -> Artifact:
         raise ArtifactError(f"{record} does not exist. {_remedy(dataset, name)}") from None
     except (ValidationError, OSError) as error:
         raise ArtifactError(
-            f"{record} is not readable: {error}. {_remedy(dataset, name)}"
+            f"{record} is not readable: {_reason(error)}. {_remedy(dataset, name)}"
         ) from error
     if (artifact.dataset, artifact.name) != (dataset, name):
         raise ArtifactError(
             f"{record} describes {artifact.dataset}/{artifact.name}: the artefact was copied or "
-            f"renamed. {_remedy(dataset, name)}"
+            f"renamed. Move it back, or: {_remedy(dataset, name)}"
+        )
+    if artifact.format not in LIBRARIES:
+        raise ArtifactError(
+            f"{record} has the format {artifact.format!r}; there are {', '.join(LIBRARIES)}. "
+            f"{_remedy(dataset, name)}"
         )
     return artifact
+
+
+def _reason(error: ValidationError | OSError) -> str:
+    """Return the first thing that is wrong, in one line."""
+    if isinstance(error, OSError):
+        return str(error.strerror or error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, first["loc"]))
+    return f"{where}: {first['msg']}" if where else first["msg"]
 
 
 def list_all(dataset: str | None = None) -> list[Artifact]:
@@ -178,33 +199,44 @@ def verify(dataset: str, name: str) -> Artifact:
     artifact = describe(dataset, name)
     folder = path(dataset, name)
     remedy = _remedy(dataset, name)
+    # Only what was found below the folder is ever opened, whatever names the record holds.
+    present = {file.relative_to(folder).as_posix(): file for file in _files(folder)}
     for relative, wanted in artifact.files.items():
-        file = folder / relative
-        if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
-            raise ArtifactError(f"{folder / RECORD} names {relative}, outside its folder. {remedy}")
-        if not file.is_file():
-            raise ArtifactError(f"{file} is missing. {remedy}")
-        if file.stat().st_size != wanted.bytes:
-            raise ArtifactError(
-                f"{file} has {file.stat().st_size:,} bytes instead of {wanted.bytes:,}; "
-                f"nothing of it was loaded. {remedy}"
-            )
-        if (found := _sha256(file)) != wanted.sha256:
-            raise ArtifactError(
-                f"{file} was changed after it was made (sha256 {found[:12]}… instead of "
-                f"{wanted.sha256[:12]}…); nothing of it was loaded. {remedy}"
-            )
-    unknown = [f for f in _files(folder) if f.relative_to(folder).as_posix() not in artifact.files]
+        if relative not in present:
+            if PurePosixPath(relative).is_absolute() or ".." in PurePosixPath(relative).parts:
+                raise ArtifactError(
+                    f"{folder / RECORD} names {relative}, outside its folder. {remedy}"
+                )
+            raise ArtifactError(f"{folder / relative} is missing. {remedy}")
+        _verify_file(present[relative], wanted, remedy)
+    unknown = [file for relative, file in present.items() if relative not in artifact.files]
     if unknown:
         raise ArtifactError(
             f"{unknown[0]} does not belong to {dataset}/{name}; nothing was loaded. Remove it, or: "
             f"{remedy}"
         )
-    _verify_versions(artifact, remedy)
+    _verify_versions(artifact)
     return artifact
 
 
-def _verify_versions(artifact: Artifact, remedy: str) -> None:
+def _verify_file(file: Path, wanted: FileRecord, remedy: str) -> None:
+    try:
+        size, found = file.stat().st_size, _sha256(file)
+    except OSError as error:
+        raise ArtifactError(f"{file} is not readable: {_reason(error)}. {remedy}") from error
+    if size != wanted.bytes:
+        raise ArtifactError(
+            f"{file} has {size:,} bytes instead of {wanted.bytes:,}; nothing of it was loaded. "
+            f"{remedy}"
+        )
+    if found != wanted.sha256:
+        raise ArtifactError(
+            f"{file} was changed after it was made (sha256 {found[:12]}… instead of "
+            f"{wanted.sha256[:12]}…); nothing of it was loaded. {remedy}"
+        )
+
+
+def _verify_versions(artifact: Artifact) -> None:
     here = current_versions(artifact.format)
     for library, now in here.items():
         made_with = artifact.versions.get(library, "an unrecorded version")
@@ -214,7 +246,7 @@ def _verify_versions(artifact: Artifact, remedy: str) -> None:
             raise ArtifactError(
                 f"{artifact.dataset}/{artifact.name} was made with {library} {made_with}, here is "
                 f"{now}; nothing of it was loaded. Use this repository's environment (`make env`), "
-                f"or make the artefact with yours. {remedy}"
+                f"or make the artefact with yours: {_command(artifact.dataset, artifact.name)}."
             )
 
 
@@ -230,18 +262,28 @@ def save(
 ) -> Artifact:
     """Make an artefact: `fill(folder)` writes its files, the record is added, the old one replaced.
 
-    The new artefact appears at once and whole: another process sees either the old or the new one.
+    The new artefact appears at once and whole, and where making it fails the old one stays.
     `figures` are JSON values; `made_by` is the command that made it, by default this process's own.
 
     Raises:
-        ArtifactError: `fill` wrote nothing, or another process is saving the same artefact.
+        ArtifactError: the format is unknown, `fill` wrote nothing, or another process is saving
+            the same artefact.
     """
     folder = path(dataset, name)
+    versions = current_versions(format)
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / f".{name}.lock")
     try:
         with lock.acquire(timeout=LOCK_SECONDS):
-            return _save_locked(folder, fill, format, summary, figures, made_by)
+            return _save_locked(
+                folder,
+                fill,
+                format=format,
+                summary=summary,
+                versions=versions,
+                figures=figures,
+                made_by=made_by or _this_command(),
+            )
     except Timeout:
         raise ArtifactError(
             f"another process has been saving {dataset}/{name} for over {LOCK_SECONDS} s; wait for "
@@ -249,7 +291,7 @@ def save(
         ) from None
 
 
-def _save_locked(folder, fill, format, summary, figures, made_by) -> Artifact:
+def _save_locked(folder: Path, fill: Callable[[Path], None], **described: Any) -> Artifact:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as temporary:
         new = Path(temporary) / "new"
         new.mkdir()
@@ -265,21 +307,26 @@ def _save_locked(folder, fill, format, summary, figures, made_by) -> Artifact:
         artifact = Artifact(
             dataset=folder.parent.name,
             name=folder.name,
-            format=format,
-            summary=summary,
-            made_by=made_by or _this_command(),
             made_on=datetime.datetime.now(datetime.UTC).date().isoformat(),
-            versions=current_versions(format),
-            figures=figures,
             files=files,
+            **described,
         )
-        (new / RECORD).write_text(
-            json.dumps(artifact.model_dump(), indent=1, ensure_ascii=False) + "\n"
-        )
-        if folder.exists():
-            folder.rename(Path(temporary) / "old")
-        new.rename(folder)
+        record = json.dumps(artifact.model_dump(), indent=1, ensure_ascii=False) + "\n"
+        (new / RECORD).write_text(record, encoding="utf-8")
+        _replace(folder, new, Path(temporary) / "old")
         return artifact
+
+
+def _replace(folder: Path, new: Path, old: Path) -> None:
+    """Put `new` in the place of `folder`, which becomes `old`; put it back if that fails."""
+    if folder.exists():
+        folder.rename(old)
+    try:
+        new.rename(folder)
+    except BaseException:
+        if old.exists():
+            old.rename(folder)
+        raise
 
 
 def _this_command() -> str:

@@ -1,4 +1,9 @@
-"""artifacts/README.md: a model card for each artefact, generated from its `artifact.json`."""
+"""Pages made from the artefacts' records: the model cards, and the figures in the README.
+
+    python -m helpers.cards
+
+`make train` does it too. A test holds that both pages say what the records say.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers import artifacts
+from helpers.errors import ArtifactError
 
 HEADER = """\
 # Model cards
@@ -94,3 +100,74 @@ def write() -> Path:
     page = artifacts.root() / "README.md"
     page.write_text(render(artifacts.list_all("cifar10")), encoding="utf-8")
     return page
+
+
+BEGIN, END = "<!-- figures: made by helpers.cards -->", "<!-- end of figures -->"
+
+
+def render_figures() -> str:
+    """Return the README's table of what was measured on CIFAR-10."""
+    model, outlier, drift, anchor = (
+        artifacts.describe("cifar10", name).figures
+        for name in ("resnet32", "outlier_vae", "drift_ks", "anchor_images")
+    )
+    low, high = drift["false_alarm_interval_95"]
+    severities = ", ".join(f"{k} {v}" for k, v in drift["smallest_severity_found"].items())
+    rows = [
+        (
+            "ResNet32",
+            f"{model['test_accuracy']:.2%} of {model['test_images']:,} test images "
+            f"({model['weights']:,} weights, {model['epochs']} epochs)",
+        ),
+        (
+            "The truck, train[1]",
+            f"{model['train_1']['class']} with probability {model['train_1']['probability']:.4f}",
+        ),
+        (
+            "OutlierVAE",
+            f"flags {outlier['normal_flagged']:.1%} of the test images, "
+            f"{outlier['corrupted_flagged']['gaussian_noise']['5']:.0%} under Gaussian noise (severity 5); "
+            f"truck under growing masks {outlier['mask_flags']}",
+        ),
+        (
+            "KSDrift",
+            f"{drift['false_alarms']} false alarms in {drift['undrifted_windows']} undrifted windows of "
+            f"{drift['window']:,} (95 % interval {low:.1%} to {high:.1%}); smallest severity found: "
+            f"{severities}",
+        ),
+        (
+            "AnchorImage",
+            f"mean precision {anchor['precision_mean']:.3f}, mean coverage {anchor['coverage_mean']:.3f} over "
+            f"{anchor['images']} test images",
+        ),
+    ]
+    table = ["| | measured by `make train` |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)]
+    return "\n".join([BEGIN, "", *table, "", END])
+
+
+def fill_readme(text: str) -> str:
+    """Return the README's text with the figures between its two marks replaced.
+
+    Raises:
+        ArtifactError: a mark is missing.
+    """
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ArtifactError(f"README.md lacks a line {BEGIN if not begin else END!r}.")
+    return before + render_figures() + after
+
+
+def main() -> None:
+    """Write both pages; the README only from the repository's own artefacts, once all are made."""
+    print(write())
+    made = {record.name for record in artifacts.list_all("cifar10")}
+    if artifacts.root() != artifacts.REPOSITORY / "artifacts" or made < set(_HOW_TO_READ):
+        return
+    readme = artifacts.REPOSITORY / "README.md"
+    readme.write_text(fill_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    print(readme)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,13 +28,18 @@ def silent_stderr() -> Iterator[None]:
         try:
             yield
         except BaseException:
-            os.dup2(kept, 2)
+            _restore(kept)
             spool.seek(0)
             os.write(2, spool.read())
             raise
         finally:
-            os.dup2(kept, 2)
+            _restore(kept)
             os.close(kept)
+
+
+def _restore(kept: int) -> None:
+    sys.stderr.flush()  # what Python still holds was written inside the block: it goes where that goes
+    os.dup2(kept, 2)
 
 
 @contextmanager

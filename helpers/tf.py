@@ -9,7 +9,7 @@ from helpers.quiet import quiet_libraries, silent_stderr
 with silent_stderr(), quiet_libraries():
     import tensorflow as tf
 
-    tf.get_logger().setLevel("ERROR")
     tf.config.list_physical_devices()  # the search for GPUs has its own line: let it happen here
+tf.get_logger().setLevel("ERROR")  # after the block, which puts the levels back
 
 __all__ = ["tf"]

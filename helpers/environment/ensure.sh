@@ -14,11 +14,11 @@ python=$venv/bin/python
 
 say() { printf '%s\n' "$*" >&2; }
 
-# What a finished installation is remembered by: the lock, and where the repository stood then (a
-# virtual environment does not survive being moved).
+# What a finished installation is remembered by: the lock without its comments, and where the
+# repository stood then (a virtual environment does not survive being moved).
 fingerprint() {
-    printf '# %s\n' "$root"
-    cat "$lock"
+    printf '%s\n' "$root"
+    grep -v '^ *#' "$lock"
 }
 
 # $1 is the folder of an environment; true if its stamp says that it holds this very lock.
@@ -75,7 +75,7 @@ if [ "$version" = none ]; then
     fi
 fi
 
-say "Installing requirements.txt into .venv: about 1 GB to download the first time;" \
+say "Installing requirements.txt into .venv: 1.3 GB to download the first time;" \
     "one to three minutes, later only what changed."
 if [ -z "$uv" ] && "$python" -m pip --version >/dev/null 2>&1; then
     # uv from the lock installs the rest several times as fast as pip.

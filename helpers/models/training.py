@@ -91,8 +91,8 @@ def build_under(precision: str, build):
 class Trainer:
     """Trains one model by one recipe, an epoch a call, and can be resumed from `folder`.
 
-    `folder` receives a checkpoint after every epoch and `history.json`. Without a folder nothing is
-    written.
+    `losses` holds the loss of every step. `folder` receives a checkpoint after every epoch and
+    `history.json`. Without a folder nothing is written.
     """
 
     def __init__(self, build, recipe: Recipe, images: int, folder: Path | None = None):
@@ -119,6 +119,7 @@ class Trainer:
         self._loss = tf.keras.losses.SparseCategoricalCrossentropy()
         self._step = tf.function(self._train_step, reduce_retracing=True)
         self.history: list[dict] = []
+        self.losses: list[float] = []  # of every step this object has made
         self._folder = folder
         self._manager = None
         if folder:
@@ -130,17 +131,28 @@ class Trainer:
         record = self._folder / "history.json"
         if not (self._manager.latest_checkpoint and record.exists()):
             return
-        saved = json.loads(record.read_text())
-        if saved["recipe"] != asdict(self.recipe):
+        try:
+            saved = json.loads(record.read_text())
+            recipe, epochs = saved["recipe"], saved["epochs"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise TrainingError(
+                f"{record} is damaged ({error}). Delete {self._folder} to start anew."
+            ) from error
+        if recipe != asdict(self.recipe):
             raise TrainingError(
                 f"{self._folder} holds a run with another recipe. Delete the folder to start anew, "
-                f"or go on with that recipe: {saved['recipe']}"
+                f"or go on with that recipe: {recipe}"
             )
         self.optimizer.build(self.model.trainable_variables)
-        self._manager.checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
-        # The checkpoint is written before the record: it may be one epoch ahead, never behind.
-        done = int(self.optimizer.iterations) // self.steps_per_epoch
-        self.history = saved["epochs"][:done]
+        try:
+            self._manager.checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
+        except (AssertionError, ValueError, tf.errors.OpError) as error:
+            raise TrainingError(
+                f"{self._manager.latest_checkpoint} is damaged, or of another network than "
+                f"{self.model.name}. Delete {self._folder} to start anew."
+            ) from error
+        # The record is written before the checkpoint: it may be one epoch ahead, never behind.
+        self.history = epochs[: self.epochs_done]
 
     def _train_step(self, images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         with tf.GradientTape() as tape:
@@ -184,6 +196,7 @@ class Trainer:
                     f"the loss became {losses[-1]} in epoch {epoch + 1}, step {step}; "
                     "lower peak_learning_rate."
                 )
+        self.losses += losses
         figures = {
             "epoch": epoch + 1,
             "loss": float(np.mean(losses)),
@@ -194,16 +207,16 @@ class Trainer:
         return figures
 
     def record(self, figures: dict) -> None:
-        """Append one epoch's figures to the history, after the checkpoint that belongs to it."""
+        """Append one epoch's figures to the history, and save the state that belongs to it."""
         self.history.append(figures)
         if self._manager:
-            self._manager.save()
             path = self._folder / "history.json"
             part = path.with_suffix(".part")
             part.write_text(
                 json.dumps({"recipe": asdict(self.recipe), "epochs": self.history}, indent=1)
             )
             part.replace(path)
+            self._manager.save()
 
     def finished_model(self) -> tf.keras.Model:
         """Return the trained weights in a model that computes in float32."""

@@ -143,10 +143,12 @@ def _execute(
         if results:
             screen.table(results, shown)
         sys.exit(INTERRUPTED)
-    for result in results:
-        if result.output.exists():
-            write_html(result.output)
-    screen.table(results, shown)
+    try:
+        for result in results:
+            if result.output.exists():
+                write_html(result.output)
+    finally:
+        screen.table(results, shown)
     if any(result.error for result in results):
         sys.exit(1)
 

@@ -138,17 +138,15 @@ def plan(
             which = paths[0].name if len(paths) == 1 else "None of these notebooks"
             verb = "has no parameter" if len(paths) == 1 else "has a parameter"
             raise RunnerError(f"{which} {verb} {name}. {_known(name, every)}")
-    plans: dict[Path, dict[str, object]] = {}
+    plans: dict[Path, dict[str, object]] = {path: {} for path in paths}
     remarks = []
-    for path, names in declared.items():
-        plans[path] = {}
-        for name, text in asked.items():
-            if name in names:
-                value = parse_value(name, text, names[name])
-                if value != names[name]:
-                    plans[path][name] = value
-            elif name in every:
-                remarks.append(f"{path.stem} has no parameter {name}: it runs without.")
+    for name, text in asked.items():
+        for path, names in declared.items():
+            if name in names and (value := parse_value(name, text, names[name])) != names[name]:
+                plans[path][name] = value
+        if any(name in parameters for parameters in plans.values()):
+            without = [path.stem for path in paths if name not in declared[path]]
+            remarks += [f"{stem} has no parameter {name}: it runs without." for stem in without]
     return plans, remarks
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from helpers.errors import WalkthroughError
 
@@ -26,7 +27,7 @@ def main(
     try:
         _train_all(dataset, only or [], restart)
     except WalkthroughError as error:
-        console.print(f"[red]error:[/red] {error}")
+        console.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -46,7 +47,7 @@ def _train_all(dataset: str, only: list[str], restart: bool) -> None:
         console.print(artifact.figures)
         console.print(f"saved: {artifact.bytes / 1e6:.1f} MB")
     if loaded.name == "cifar10":
-        cards.write()
+        cards.main()
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dill
@@ -24,7 +25,8 @@ SINGLE_FILE = "single/explainer.dill"
 
 def build(predictor: Callable[[np.ndarray], np.ndarray], settings: ExplainerSettings):
     """Return an `AnchorImage` that asks `predictor`: images (n, 32, 32, 3) to (n, classes)."""
-    with quiet_libraries():
+    # AnchorImage seeds NumPy's global generator, with None unless it is told otherwise.
+    with quiet_libraries(), _numpy_state_kept():
         from alibi.explainers import AnchorImage
 
         return AnchorImage(
@@ -38,6 +40,15 @@ def build(predictor: Callable[[np.ndarray], np.ndarray], settings: ExplainerSett
                 "start_label": 0,
             },
         )
+
+
+@contextmanager
+def _numpy_state_kept() -> Iterator[None]:
+    state = np.random.get_state()
+    try:
+        yield
+    finally:
+        np.random.set_state(state)
 
 
 def save_single(explainer, file: Path) -> None:
@@ -61,13 +72,9 @@ def explain(explainer, image: np.ndarray, threshold: float, seed: int = SEED):
     AnchorImage draws from NumPy's global generator, so the seed is set there for the call and the
     state put back afterwards.
     """
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        with quiet_libraries():
-            return explainer.explain(image, threshold=threshold)
-    finally:
-        np.random.set_state(state)
+    with quiet_libraries(), _numpy_state_kept():
+        np.random.seed(seed)
+        return explainer.explain(image, threshold=threshold)
 
 
 def train(data: Dataset, workdir: Path, progress: bool = True) -> artifacts.Artifact:

@@ -9,7 +9,7 @@ from typing import Any
 
 from helpers import artifacts
 from helpers.data import Dataset
-from helpers.errors import TrainingError
+from helpers.errors import ArtifactError, TrainingError
 
 # In this order: the explainer asks the classifier.
 NAMES = ("resnet32", "outlier_vae", "drift_ks", "anchor_images")
@@ -28,10 +28,14 @@ def _trainer(name: str) -> Callable[..., artifacts.Artifact]:
 
 
 def train(data: Dataset, name: str, progress: bool = True) -> artifacts.Artifact:
-    """Train, measure and save one artefact, and first those it needs that are missing."""
+    """Train, measure and save one artefact, and first those it needs that are missing.
+
+    Raises:
+        TrainingError: there is no artefact of that name.
+    """
     trainer = _trainer(name)
     for needed in _NEEDS.get(name, ()):
-        if not artifacts.exists(data.name, needed):
+        if not artifacts.exists(data.name, needed) or not _usable(data.name, needed):
             train(data, needed, progress)
     folder = workdir(data.name, name)
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,4 +51,18 @@ def ensure(data: Dataset, name: str, progress: bool = True, **options: Any) -> A
     if not artifacts.exists(data.name, name):
         print(f"No {name} for {data.name} yet: training it on the spot.")
         train(data, name, progress)
+    elif not _usable(data.name, name):
+        print(f"The {name} for {data.name} is damaged or of other versions: training it again.")
+        train(data, name, progress)
     return artifacts.load(data.name, name, **options)
+
+
+def _usable(dataset: str, name: str) -> bool:
+    """Return whether the artefact can be loaded, or is one that must not be replaced unasked."""
+    if dataset == "cifar10":
+        return True  # loading it says what is wrong
+    try:
+        artifacts.verify(dataset, name)
+    except ArtifactError:
+        return False
+    return True

@@ -136,7 +136,7 @@ def test_a_plan_passes_what_a_notebook_knows_and_says_what_it_does_not(write_not
     variables = {"DATASET": "digits", "BACKEND": "local"}
     plans, remarks = plan([notebook, other], variables, {"EPOCHS": "1"})
     assert plans == {notebook: {"DATASET": "digits", "EPOCHS": 1}, other: {"DATASET": "digits"}}
-    assert "02_two has no parameter EPOCHS: it runs without." in remarks
+    assert remarks == ["02_two has no parameter EPOCHS: it runs without."]
 
 
 def test_a_plan_leaves_defaults_out_so_that_nothing_is_injected(notebook):
