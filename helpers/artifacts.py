@@ -351,12 +351,13 @@ def load(dataset: str, name: str, **options: Any) -> Any:
 
 
 def _load_keras(folder: Path) -> Any:
-    import tensorflow as tf
+    from helpers.tf import tf
 
     return tf.keras.models.load_model(folder / "model.h5", compile=False)
 
 
 def _load_detector(folder: Path) -> Any:
+    import helpers.tf  # first and in silence: alibi-detect would import TensorFlow aloud
     from helpers.quiet import quiet_libraries
 
     with quiet_libraries():

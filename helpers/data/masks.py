@@ -30,7 +30,7 @@ def _uncovered(covered: np.ndarray, mask_size: tuple[int, int]) -> np.ndarray:
 
 
 def growing_masks(
-    image: np.ndarray, steps: int = 10, seed: int = 0, mask_size: tuple[int, int] = (5, 5)
+    image: np.ndarray, steps: int = 10, seed: int = 0, mask_size: tuple[int, int] = (3, 3)
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return `steps` copies of `image` under more and more noise, and the noise.
 

@@ -22,6 +22,8 @@ def as_function(model: tf.keras.Model, batch_size: int = 256) -> Callable[[np.nd
 
     def predict(x: np.ndarray) -> np.ndarray:
         x = np.asarray(x, np.float32)
+        if not len(x):  # oneDNN's convolutions refuse an empty batch
+            return np.empty((0, *model.output_shape[1:]), np.float32)
         if len(x) <= batch_size:
             return traced(x).numpy()
         parts = [traced(x[start : start + batch_size]) for start in range(0, len(x), batch_size)]

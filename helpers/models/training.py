@@ -146,7 +146,7 @@ class Trainer:
         self.optimizer.build(self.model.trainable_variables)
         try:
             self._manager.checkpoint.restore(self._manager.latest_checkpoint).assert_consumed()
-        except (AssertionError, ValueError, tf.errors.OpError) as error:
+        except (AssertionError, IndexError, ValueError, tf.errors.OpError) as error:
             raise TrainingError(
                 f"{self._manager.latest_checkpoint} is damaged, or of another network than "
                 f"{self.model.name}. Delete {self._folder} to start anew."

@@ -105,8 +105,8 @@ def measure(explainer, data: Dataset, settings: ExplainerSettings, progress: boo
         started = time.perf_counter()
         explanation = explain(explainer, image, settings.threshold)
         seconds.append(time.perf_counter() - started)
-        rows.append(_summary(explanation))
-    second = _summary(explain(explainer, data.x_train[1], settings.threshold))
+        rows.append(summary(explanation))
+    second = summary(explain(explainer, data.x_train[1], settings.threshold))
     return {
         "threshold": settings.threshold,
         "segments_asked": settings.segments,
@@ -122,9 +122,13 @@ def measure(explainer, data: Dataset, settings: ExplainerSettings, progress: boo
     }
 
 
-def _summary(explanation) -> dict:
+def summary(explanation) -> dict:
+    """Return precision, coverage, superpixels in the anchor and in the image, as plain numbers.
+
+    alibi gives the precision of an empty anchor as an array of one.
+    """
     return {
-        "precision": round(float(explanation.precision), 4),
+        "precision": round(np.asarray(explanation.precision).item(), 4),
         "coverage": round(float(explanation.coverage), 4),
         "superpixels": len(explanation.raw["feature"]),
         "segments": len(np.unique(explanation.segments)),

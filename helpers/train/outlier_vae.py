@@ -112,10 +112,21 @@ def _copy_empty(name: str, item: h5py.Group | h5py.Dataset, target: h5py.File) -
 
 
 def train(data: Dataset, workdir: Path, progress: bool = True) -> artifacts.Artifact:
-    """Fit, set the threshold, measure, and save the artefact. `workdir` is not needed."""
+    """Fit, set the threshold, measure, and save the artefact.
+
+    The fitted weights are kept in `workdir` until the artefact is saved, so that an interrupted call
+    does not fit again.
+    """
     settings = SETTINGS[data.name].outlier
     fit_images, held_out = split(data)
-    detector = fit(fit_images, settings, progress)
+    weights = workdir / "fitted.h5"
+    if weights.exists():
+        detector = build(settings)
+        detector.vae(fit_images[:1])  # a network has no weights to load into before its first call
+        detector.vae.load_weights(weights)
+    else:
+        detector = fit(fit_images, settings, progress)
+        detector.vae.save_weights(weights)
     seed_everything(SEED)
     detector.infer_threshold(held_out, threshold_perc=settings.threshold_percentile, batch_size=250)
     return artifacts.save(

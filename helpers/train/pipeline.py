@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -39,7 +40,9 @@ def train(data: Dataset, name: str, progress: bool = True) -> artifacts.Artifact
             train(data, needed, progress)
     folder = workdir(data.name, name)
     folder.mkdir(parents=True, exist_ok=True)
-    return trainer(data, folder, progress)
+    artifact = trainer(data, folder, progress)
+    shutil.rmtree(folder)  # done: the next training starts from scratch
+    return artifact
 
 
 def ensure(data: Dataset, name: str, progress: bool = True, **options: Any) -> Any:

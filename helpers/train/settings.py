@@ -21,7 +21,7 @@ class OutlierSettings:
     batch_size: int = 128
     learning_rate: float = 1e-3
     calibration_images: int = 5000
-    threshold_percentile: float = 96.0
+    threshold_percentile: float = 99.0
     images_per_corruption: int = 2000
 
 
@@ -35,7 +35,7 @@ class DriftSettings:
 
     reference: int = 5000
     window: int = 1000
-    calibration: int = 10_000
+    calibration: int = 15_000
     dimensions: int = 32
     nominal_p_val: float = 0.05
     false_alarms: float = 0.01

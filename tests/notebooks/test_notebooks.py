@@ -15,7 +15,12 @@ from helpers.runner.parameters import check_parameters, declared_parameters
 
 # Smaller values for the tests, {notebook: {parameter: value}}; the notebooks hold the real ones. A
 # name that a notebook does not declare is an error.
-REDUCED: dict[str, dict[str, object]] = {}
+REDUCED: dict[str, dict[str, object]] = {
+    "01_train_resnet32": {"LIVE_IMAGES": 640, "LIVE_EPOCHS": 2},
+    "06_outlier_vae": {"LIVE_IMAGES": 640, "TEST_IMAGES": 500},
+    "07_drift_ks": {"UNDRIFTED_WINDOWS": 3},
+    "08_explain_anchor_images": {"IMAGES": 2},
+}
 # What differs from REDUCED when a notebook trains on the spot, with DATASET=digits.
 REDUCED_DIGITS: dict[str, dict[str, object]] = {}
 
@@ -44,11 +49,18 @@ def test_runs(path, tmp_path):
     run(path, tmp_path, REDUCED.get(path.stem, {}))
 
 
+@pytest.fixture(scope="module")
+def trained_on_the_spot(tmp_path_factory) -> Path:
+    """Where the notebooks leave what they train on digits, for the notebooks after them."""
+    return tmp_path_factory.mktemp("artifacts")
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
 @each_notebook
-def test_runs_on_digits_without_cifar10(path, tmp_path, monkeypatch):
+def test_runs_on_digits_without_cifar10(path, tmp_path, trained_on_the_spot, monkeypatch):
     """CIFAR-10 is hidden: a folder that is named and missing is an error, never a download."""
+    monkeypatch.setenv("ARTIFACTS_DIR", str(trained_on_the_spot))
     monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "no-cifar10-here"))
     reduced = REDUCED.get(path.stem, {}) | REDUCED_DIGITS.get(path.stem, {})
     run(path, tmp_path, reduced | {"DATASET": "digits"})

@@ -217,29 +217,39 @@ def test_failures_are_reported_and_the_others_go_on(write_notebook, tmp_path, ca
     source = write_notebook(
         "01_bad.ipynb", 'DATASET = "cifar10"', "x = [1]\nx[3]  # [red]\n", "print('never')"
     ).parent
-    write_notebook("02_hangs.ipynb", 'DATASET = "cifar10"', "import time\ntime.sleep(600)")
-    write_notebook("03_good.ipynb", 'DATASET = "cifar10"', "print(DATASET)")
+    write_notebook("02_good.ipynb", 'DATASET = "cifar10"', "print(DATASET)")
     before = {path.name: path.read_bytes() for path in source.iterdir()}
 
     with pytest.raises(SystemExit) as stopped:
-        cli.notebooks(source=source, runs=tmp_path / "runs", cell_timeout=3, notebook_timeout=60)
+        cli.notebooks(source=source, runs=tmp_path / "runs", **TIMES)
 
     assert stopped.value.code == 1
     shown = capsys.readouterr().out
     assert "failed 01_bad" in shown
     assert "x[3]  # [red]" in shown
     assert "IndexError: list index out of range" in shown
-    assert "Still running when its time was up: a cell is given 3 s." in shown
-    assert "passed 03_good" in shown
+    assert "passed 02_good" in shown
     (folder,) = (tmp_path / "runs").iterdir()
     assert sorted(path.name for path in folder.iterdir()) == [
-        f"{name}.{ending}"
-        for name in ("01_bad", "02_hangs", "03_good")
-        for ending in ("html", "ipynb")
+        f"{name}.{ending}" for name in ("01_bad", "02_good") for ending in ("html", "ipynb")
     ]
     after = {path.name: path.read_bytes() for path in source.iterdir()}
     changed = [name for name in after if after[name] != before[name]]
-    assert changed == ["03_good.ipynb"]
+    assert changed == ["02_good.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("times", "limit"),
+    [
+        ({"cell_timeout": 1, "notebook_timeout": 60}, "a cell is given 1 s"),
+        ({"cell_timeout": 60, "notebook_timeout": 1}, "the notebook was given 1 s"),
+    ],
+)
+def test_what_hangs_is_stopped(write_notebook, tmp_path, times, limit):
+    path = write_notebook("01_hangs.ipynb", "", "import time\ntime.sleep(600)")
+    result = run_notebook(path, tmp_path / "runs" / path.name, **times)
+    assert result.error == f"Still running when its time was up: {limit}."
+    assert result.seconds < 60
 
 
 def test_ctrl_c_leaves_no_process(write_notebook, tmp_path, root):
@@ -262,13 +272,13 @@ def test_ctrl_c_leaves_no_process(write_notebook, tmp_path, root):
         # A shell that runs the tests in the background has them ignore Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while not (pid_file.exists() and len(pid_file.read_text().split()) == 2):
             assert time.monotonic() < deadline, "the notebook did not start"
             assert process.poll() is None
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        shown, _ = process.communicate(timeout=30)
+        shown, _ = process.communicate(timeout=60)
     assert process.returncode == cli.INTERRUPTED
     assert "Interrupted in 01_long" in shown
     for pid in map(int, pid_file.read_text().split()):
@@ -307,7 +317,7 @@ def test_starts_without_tensorflow(root):
 
 def _gone(pid: int) -> bool:
     """Wait a little until no process has this number."""
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
         try:
             os.kill(pid, 0)
