@@ -357,7 +357,7 @@ def _load_keras(folder: Path) -> Any:
 
 
 def _load_detector(folder: Path) -> Any:
-    import helpers.tf  # first and in silence: alibi-detect would import TensorFlow aloud
+    import helpers.tf  # noqa: F401 first, in silence: alibi-detect would import TensorFlow aloud
     from helpers.quiet import quiet_libraries
 
     with quiet_libraries():

@@ -21,6 +21,12 @@ DIGITS = SimpleNamespace(name="digits")
 CIFAR10 = SimpleNamespace(name="cifar10")
 
 
+class Trained(list):
+    """The names that were trained, and what the last one found in its folder."""
+
+    found: list[str]
+
+
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """The names that were trained; each writes one small file, and loading returns the options."""
@@ -30,12 +36,12 @@ def trained(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(artifacts, "_LOADERS", {"alibi": lambda folder, **options: options})
     monkeypatch.setattr(data, "load", lambda name, fallback: SimpleNamespace(name=name))
-    trained = []
+    trained = Trained()
 
     def trainer(name):
         def train(loaded, workdir, progress):
             assert workdir == tmp_path / "runs" / loaded.name / name
-            assert workdir.is_dir()
+            trained.found = [file.name for file in workdir.iterdir()]
             trained.append(name)
             return artifacts.save(
                 loaded.name,
@@ -125,16 +131,27 @@ def test_trains_what_is_named_and_writes_no_cards_for_digits(trained):
     assert not (artifacts.root() / "README.md").exists()
 
 
-def test_restarting_forgets_only_the_run_that_is_named(trained):
+@pytest.mark.parametrize(("restart", "found"), [(False, ["checkpoint"]), (True, [])])
+def test_restarting_forgets_the_run_that_is_named_and_no_other(trained, restart, found):
     for name in ("drift_ks", "outlier_vae"):
         folder = pipeline.workdir("digits", name)
         folder.mkdir(parents=True)
         (folder / "checkpoint").touch()
-    cli.main("digits", ["drift_ks"], False)
-    assert (pipeline.workdir("digits", "drift_ks") / "checkpoint").exists()
-    cli.main("digits", ["drift_ks"], True)
-    assert not (pipeline.workdir("digits", "drift_ks") / "checkpoint").exists()
+    cli.main("digits", ["drift_ks"], restart)
+    assert trained.found == found
+    assert not pipeline.workdir("digits", "drift_ks").exists()  # done: nothing to go on with
     assert (pipeline.workdir("digits", "outlier_vae") / "checkpoint").exists()
+
+
+def test_an_interrupted_training_keeps_its_folder(trained, monkeypatch):
+    def interrupted(loaded, workdir, progress):
+        (workdir / "checkpoint").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "_trainer", lambda name: interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cli.main("digits", ["drift_ks"], False)
+    assert (pipeline.workdir("digits", "drift_ks") / "checkpoint").exists()
 
 
 # The order, and what notebooks call
