@@ -48,7 +48,7 @@ def _model(axis: plt.Axes, image: np.ndarray, answer: np.ndarray, dataset: data.
     axis.set_title("The model")
     axis.set_xlabel(
         f"{dataset.class_names[answer.argmax()]}, probability {answer.max():.3f}\n"
-        f"{accuracy:.1%} of the test images are right"
+        f"right on {accuracy:.1%} of the tests"
     )
 
 
@@ -60,6 +60,7 @@ def _outliers(axis: plt.Axes, image: np.ndarray, dataset: data.Dataset) -> None:
     axis.plot(scores, color=plots.GREY, lw=0.8, zorder=1)
     axis.scatter(range(len(scores)), scores, c=colors, zorder=2)
     axis.axhline(detector.threshold, color="black", ls="--", lw=1)
+    axis.text(9, detector.threshold * 0.98, "threshold", ha="right", va="top", fontsize=8)
     axis.set(
         title="One odd image: outlier (VAE)",
         xlabel="patches of noise on the truck",
@@ -74,6 +75,7 @@ def _drift(axis: plt.Axes, figures: dict) -> None:
     for kind, effects in figures["effect"].items():
         axis.plot(list(effects), list(effects.values()), marker="o", ms=3, label=kind)
     axis.axhspan(0, figures["undrifted_effect_max"], color=plots.LIGHT, zorder=0)
+    axis.text(5, 0.01, "undrifted windows reach this far", ha="right", fontsize=8)
     axis.set(
         title=f"{figures['window']:,} images: drift (KS test)",
         xlabel="severity of the damage",

@@ -166,8 +166,7 @@ def score_histogram(
         axis.hist(
             np.clip(scores, 0, edges[-1]), edges, alpha=0.55, color=color, label=name, density=True
         )
-    axis.axvline(threshold, color="black", ls="--", lw=1)
-    axis.text(threshold, axis.get_ylim()[1] * 0.95, " threshold", va="top")
+    axis.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
     axis.set(xlabel=xlabel, ylabel="density", title="Scores against the threshold")
     axis.legend()
     plt.show()
@@ -283,7 +282,7 @@ def anchors(
         image, parts = np.clip(images[column], 0, 1), segments[column]
         inside = np.any(held[column] > 0, axis=-1, keepdims=True)
         faded = np.where(inside, image, 0.85 + 0.15 * image)
-        rows = (image, mark_boundaries(image, parts, color=(1, 0.85, 0)), faded)
+        rows = (image, mark_boundaries(image, parts, color=(1, 0.85, 0), mode="inner"), faded)
         for axis, picture in zip(axes[:, column], rows, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])
