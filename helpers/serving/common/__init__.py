@@ -7,6 +7,7 @@
 - `metrics`   a Prometheus registry per app
 - `polling`   wait_for: poll with a limit that says what it waits for
 - `server`    run: uvicorn, the port bound first, stopped within a limit
+- `sqlite`    Database: one writer thread, one commit for all that wait
 - `tokens`    the bearer token of a control API
 
 Nothing here imports TensorFlow.
