@@ -81,8 +81,9 @@ class DriftDetector:
             # Its x_ref is encoded already; given encoded rows it must not encode them again.
             self.detector = copy.copy(detector)
             self.detector.preprocess_fn = None
-        elif detector.preprocess_fn is None and isinstance(detector.x_ref, np.ndarray):
-            self.row_shape = detector.x_ref.shape[1:]
+        elif getattr(detector, "preprocess_fn", None) is None:
+            x_ref = getattr(detector, "x_ref", None)
+            self.row_shape = x_ref.shape[1:] if isinstance(x_ref, np.ndarray) else None
 
     def process(self, body: Any, headers: Mapping[str, str], event: CloudEvent | None) -> Verdict:
         """Take the rows; return the test's result if they fill the window, nothing otherwise.
@@ -112,14 +113,16 @@ class DriftDetector:
 
     def _test(self, window: np.ndarray) -> dict[str, Any]:
         rows = window if self._encode else window.copy()  # the copy: a detector may keep its input
-        result = self.detector.predict(rows, drift_type=self.drift_type)
+        # Only some detectors test features one by one; the others do not take the argument.
+        options = {"drift_type": "feature"} if self.drift_type == "feature" else {}
+        result = self.detector.predict(rows, **options)
         data = {name: value for name, value in result["data"].items() if value is not None}
         return {"data": data, "meta": dict(result["meta"])}
 
 
 def _encoder_of(detector: Any) -> Any:
     """Return the Keras network that `detector` encodes its input with, if that is all it does."""
-    preprocess = detector.preprocess_fn
+    preprocess = getattr(detector, "preprocess_fn", None)
     plain = (
         isinstance(preprocess, partial)
         and getattr(preprocess.func, "__name__", "") == "preprocess_drift"
@@ -131,7 +134,7 @@ def _encoder_of(detector: Any) -> Any:
     encoded = getattr(detector, "x_ref_preprocessed", False) or getattr(
         detector, "preprocess_at_init", False
     )
-    if not plain or not encoded or detector.update_x_ref is not None:
+    if not plain or not encoded or getattr(detector, "update_x_ref", None) is not None:
         return None
     encoder = preprocess.keywords.get("model")
     shape = getattr(encoder, "input_shape", None)
