@@ -5,6 +5,8 @@
 - `app`       Gateway, the ASGI app: takes a request through the steps below
 - `routes`    which deployments there are; swapped whole, while requests are under way
 - `paths`     the three protocols' paths, and what they are called on the model server
+- `intake`    a request's headers and body, checked and bounded
+- `orchestrator` one request to a deployment: predictor, model, shadow, events
 - `split`     traffic between predictors
 - `client`    a pooled HTTP client for model servers and brokers
 - `events`    payload events, sent in the background
