@@ -391,11 +391,13 @@ def test_a_killed_broker_loses_nothing_it_acknowledged(
                 broker.server.kill()
 
             killed = killer.submit(kill)
-            accepted += send_all(broker, events)
+            now = send_all(broker, events)
             killed.result()
             broker.server.restart()
-    accepted += send_all(broker, [an_event() for _ in range(200)])
-    assert len(accepted) > 200
+            # A sender that got no answer sends again, as the gateway does.
+            now += send_all(broker, [event for event in events if event.id not in now])
+            assert len(now) == 200
+            accepted += now
     for one in (subscriber, another):
         wait_until(lambda one=one: set(accepted) <= set(one.ids()), 40, "all that was accepted")
     wait_until(lambda: broker.backlog() == {"one": 0, "two": 0}, SOON, "the backlog to empty")
@@ -576,7 +578,7 @@ def test_triggers_are_checked(shared: Client, change: dict[str, Any], status: in
     assert answer.status_code == status, answer.text
 
 
-@pytest.mark.parametrize("given", [None, "Bearer wrong", "Basic abc", "Bearer ", "Bearer é"])
+@pytest.mark.parametrize("given", [None, "Bearer wrong", "Basic abc", "Bearer", "Bearer é"])
 def test_control_needs_the_token(shared: Client, given: str | None) -> None:
     headers = {} if given is None else {"authorization": given.encode("latin-1")}
     for method, path in (

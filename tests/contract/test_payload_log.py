@@ -171,7 +171,7 @@ def test_seldon_names_become_elements(shared: httpx.Client, request_id: str) -> 
         shared,
         an_event(REQUEST_TYPE, {"data": {"ndarray": [[1, 2]], "names": ["a", "b"]}}, request_id),
     )
-    assert document(client)["request"]["elements"] == {"a": 1, "b": 2}
+    assert document(shared, request_id)["request"]["elements"] == {"a": 1, "b": 2}
 
 
 def test_a_repeated_event_counts_once(client: httpx.Client) -> None:
