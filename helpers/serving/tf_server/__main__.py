@@ -11,6 +11,7 @@ import typer
 
 from helpers.serving.common.server import run
 from helpers.serving.tf_server.app import ModelServer
+from helpers.serving.tf_server.batching import MAX_ROWS, MAX_WAITING_ROWS
 from helpers.serving.tf_server.specs import Model
 from helpers.serving.tf_server.versions import newest_version
 
@@ -30,10 +31,10 @@ def main(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     max_batch_rows: Annotated[
         int, typer.Option("--max_batch_rows", min=1, help="Rows of one call of the model.")
-    ] = 64,
+    ] = MAX_ROWS,
     max_waiting_rows: Annotated[
         int, typer.Option("--max_waiting_rows", min=1, help="Rows that may wait.")
-    ] = 2048,
+    ] = MAX_WAITING_ROWS,
     intra_op: Annotated[
         int,
         typer.Option(

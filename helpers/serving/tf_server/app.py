@@ -20,7 +20,7 @@ from helpers.serving.common.app import JSON, create_app
 from helpers.serving.common.body import BODY_LIMIT, read_body
 from helpers.serving.common.errors import RequestError
 from helpers.serving.common.metrics import expose, new_registry
-from helpers.serving.tf_server.batching import Batcher
+from helpers.serving.tf_server.batching import MAX_ROWS, MAX_WAITING_ROWS, Batcher
 from helpers.serving.tf_server.metrics import Metrics
 from helpers.serving.tf_server.results import write_result
 from helpers.serving.tf_server.specs import Model, ModelInputError, Signature
@@ -52,8 +52,8 @@ class ModelServer:
         load: Callable[[], Model],
         *,
         on_failure: Callable[[Exception], None] = lambda problem: None,
-        max_rows: int = 64,
-        max_waiting_rows: int = 2048,
+        max_rows: int = MAX_ROWS,
+        max_waiting_rows: int = MAX_WAITING_ROWS,
     ) -> None:
         self.name = name
         self._load = load

@@ -19,7 +19,7 @@ import numpy as np
 from helpers.serving.common.errors import RequestError
 from helpers.serving.tf_server.specs import Arrays, Run
 
-MAX_ROWS = 64  # rows of one call: beyond, a CPU gains nothing
+MAX_ROWS = 32  # rows of one call: beyond, a CPU gains nothing and its caches overflow
 MAX_WAITING_ROWS = 2048  # more are refused: they would wait longer than their clients
 WINDOW = 0.004  # seconds, the longest wait for company
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from google.protobuf.json_format import MessageToDict
 from tensorflow.core.framework import types_pb2
-from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 from tensorflow.python.saved_model import loader_impl
 
 from helpers.quiet import quiet_libraries
@@ -26,7 +25,7 @@ from helpers.tf import tf
 
 log = logging.getLogger(__name__)
 
-WARM_UP_ROWS = (1, 2, 16)
+WARM_UP_ROWS = (1, 8, 32)
 _REFUSALS = (
     tf.errors.InvalidArgumentError,
     tf.errors.FailedPreconditionError,
@@ -70,46 +69,14 @@ def _signature(loaded: Any, name: str, function: Any, definition: Any) -> Signat
     }
     outputs = {key: _spec(key, tensor) for key, tensor in function.structured_outputs.items()}
 
-    def as_saved(arrays: Arrays) -> dict[str, np.ndarray]:
+    def run(arrays: Arrays) -> dict[str, np.ndarray]:
         _ = loaded  # its variables live as long as it does
         results = function(**{key: tf.constant(arrays[key]) for key in inputs})
         return {key: results[key].numpy() for key in outputs}
 
-    sample = {key: _zeros(spec, 1) for key, spec in inputs.items()}
-    run = _frozen(function, inputs, outputs)
-    try:
-        wanted = as_saved(sample)
-        if run is None or not _same(run(sample), wanted):
-            run = as_saved
-    except Exception as problem:  # zeros need not be an input it takes
-        log.info("signature %s was not warmed up: %s", name, _first_line(problem))
-        run = as_saved
     signature = Signature(name, inputs, outputs, _refusing(run), definition.method_name)
-    if signature.batchable:
-        _warm_up(signature)
+    _warm_up(signature)
     return signature
-
-
-def _frozen(function: Any, inputs: dict, outputs: dict) -> Run | None:
-    """The function with its variables made constants: TensorFlow then folds and fuses its layers.
-
-    None where that cannot be done, e.g. for look-up tables.
-    """
-    try:
-        with quiet_libraries():
-            frozen = convert_variables_to_constants_v2(function)
-    except Exception as problem:
-        log.info("not frozen: %s", _first_line(problem))
-        return None
-    order = [tensor.name.partition(":")[0] for tensor in frozen.inputs]
-    if sorted(order) != sorted(inputs):
-        return None
-
-    def run(arrays: Arrays) -> dict[str, np.ndarray]:
-        results = frozen(*[tf.constant(arrays[key]) for key in order])
-        return {key: results[key].numpy() for key in outputs}
-
-    return run
 
 
 def _refusing(run: Run) -> Run:
@@ -122,25 +89,13 @@ def _refusing(run: Run) -> Run:
     return guarded
 
 
-def _same(results: dict[str, np.ndarray], wanted: dict[str, np.ndarray]) -> bool:
-    for key, array in wanted.items():
-        other = results[key]
-        if array.shape != other.shape or array.dtype != other.dtype:
-            return False
-        if array.dtype.kind == "f":
-            if not np.allclose(array, other, rtol=1e-4, atol=1e-5, equal_nan=True):
-                return False
-        elif not np.array_equal(array, other):
-            return False
-    return True
-
-
 def _warm_up(signature: Signature) -> None:
     """Compute a few sizes: the first calls of a shape plan memory and choose kernels."""
     for rows in WARM_UP_ROWS:
         try:
             signature.run({key: _zeros(spec, rows) for key, spec in signature.inputs.items()})
-        except ModelInputError:
+        except ModelInputError as problem:  # zeros need not be an input it takes
+            log.info("signature %s was not warmed up: %s", signature.name, problem)
             return
 
 
