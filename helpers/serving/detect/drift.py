@@ -65,6 +65,8 @@ class DriftDetector:
 
     def load(self) -> None:
         """Load the artefact, checksums first, and encode one row so that the next is quick."""
+        import helpers.tf  # noqa: F401  (first, so that TensorFlow says nothing)
+
         self.use(artifacts.load(self.location.dataset, self.location.name))
 
     def use(self, detector: Any) -> None:

@@ -83,6 +83,8 @@ class OutlierDetector:
 
     def load(self) -> None:
         """Load the artefact, checksums first, and compute one score so that the next is quick."""
+        import helpers.tf  # noqa: F401  (first, so that TensorFlow says nothing)
+
         self.use(artifacts.load(self.location.dataset, self.location.name))
 
     def use(self, detector: Any) -> None:
