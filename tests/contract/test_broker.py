@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import resource
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -503,6 +504,29 @@ def test_a_full_backlog_is_refused_and_recovers(
     subscriber.answer = lambda received: (200, {}, b"")
     wait_until(lambda: broker.backlog() == {"t": 0}, 40, "the backlog to empty")
     assert broker.send(an_event()).status_code == 202
+
+
+def test_a_full_disk_is_said_and_recovers(broker: Client, subscriber: Any, wait_until: Any) -> None:
+    broker.trigger("t", subscriber.url)
+    process = broker.server.process.pid
+    assert broker.send(an_event()).status_code == 202
+    wait_until(lambda: broker.backlog() == {"t": 0}, SOON, "the first delivery")
+    resource.prlimit(process, resource.RLIMIT_FSIZE, (1024, resource.RLIM_INFINITY))
+    refused = broker.send(an_event())
+    assert refused.status_code == 503, refused.text
+    assert refused.headers["retry-after"] == "1"
+    assert "cannot be stored" in refused.json()["error"]
+    ready = broker.http.get(f"{broker.server.url}/ready")
+    assert ready.status_code == 503
+    assert "cannot write" in ready.json()["reason"]
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    resource.prlimit(process, resource.RLIMIT_FSIZE, unlimited)
+    event = an_event()
+    wait_until(lambda: broker.send(event).status_code == 202, SOON, "the disk to be used again")
+    wait_until(lambda: event.id in subscriber.ids(), SOON, "the delivery")
+    assert broker.http.get(f"{broker.server.url}/ready").status_code == 200
+    assert len(subscriber.received) == 2  # what was refused is not delivered
+    wait_until(lambda: broker.backlog() == {"t": 0}, SOON, "the backlog to empty")
 
 
 # Who may do what, and what is refused.

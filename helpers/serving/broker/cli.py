@@ -43,7 +43,7 @@ def make_app(folder: Path, token: str, limits: Limits) -> Starlette:
 
     return create_app(
         NAME,
-        [*control.routes(broker, token), *ingress.routes(broker)],
+        [*ingress.routes(broker), *control.routes(broker, token)],
         not_ready=lambda: broker.store.problem,
         registry=registry,
         concurrency_limit=1024,

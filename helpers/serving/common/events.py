@@ -35,6 +35,7 @@ _REQUIRED = ("id", "source", "type")
 _OPTIONAL = ("time", "subject", "dataschema", "datacontenttype")
 _NAME = re.compile(r"[a-z0-9]{1,64}")
 # What a header value may hold as it is; the HTTP binding percent-encodes the rest.
+_HEADER_PLAIN = re.compile(r"[\x21\x23\x24\x26-\x7e]*")
 _HEADER_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 
 
@@ -87,6 +88,8 @@ class CloudEvent:
         for name, value in self.attributes().items():
             if name == "datacontenttype":
                 headers["content-type"] = value
+            elif _HEADER_PLAIN.fullmatch(value):
+                headers["ce-" + name] = value
             else:
                 headers["ce-" + name] = quote(value, safe=_HEADER_SAFE)
         return headers, self.data
