@@ -482,6 +482,10 @@ def test_inliers_go_on_as_events_of_their_own(toys: None) -> None:
         client.post("/", content=body, headers=event("all"))
         assert broker.taken[-1].content == body
 
+        back = {**event("back"), "ce-type": INLIER_TYPE}  # a trigger without a filter
+        assert client.post("/", content=body, headers=back).status_code == 200
+        assert len(broker.taken) == 2
+
         detector.threshold = -1.0
         client.post("/", content=body, headers=event("none"))
         assert len(broker.taken) == 2
@@ -697,6 +701,27 @@ def test_asynchronous_feedback_is_completed_from_the_payload_log() -> None:
         assert metric(client, POSITIVE, **{"class": "CLASS_0"}) == 1
         assert metric(client, MISSED, **{"class": "CLASS_0"}) == 1
         assert client.post("/", json=feedback([[0, 0, 1]])).status_code == 400
+
+
+def test_completion_from_the_real_payload_log(
+    start_server: Callable[..., Any], tmp_path: Path, wait_until: Callable[..., None]
+) -> None:
+    log = start_server("helpers.serving.payload_log", "--state", str(tmp_path / "state"))
+    headers = {**event("answered"), "ce-type": "io.seldon.serving.inference.response"}
+    answered = {"predictions": [[0.1, 0.2, 0.7]]}
+    assert httpx.post(log.url, json=answered, headers=headers).status_code == 200
+    name = f"{MODELS}multiclass_one_hot.MulticlassOneHot"
+    with serving(metrics_server(name, PayloadLog(log.url))) as client:
+
+        def counted() -> bool:
+            given = client.post("/", json=feedback([[0, 0, 1]]), headers=event("truth"))
+            return given.status_code == 200
+
+        wait_until(counted, 10, "the payload log to have the response")
+        assert metric(client, POSITIVE, **{"class": "CLASS_2"}) == 1
+        log.kill()
+        answer = client.post("/", json=feedback([[0, 0, 1]]), headers=event("later"))
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
 def test_examples_of_own_metrics() -> None:

@@ -156,9 +156,11 @@ class DetectServer:
         self, event: CloudEvent | None, raw: bytes, body: Any, verdict: Verdict, data: bytes
     ) -> None:
         """Send what is to be sent before anything is counted: where that fails, all comes again."""
-        if self.forwarder is not None and verdict.inliers is not None:
+        forwarder = self.forwarder
+        if forwarder is not None and verdict.inliers is not None:
             carrier = event or CloudEvent(self.event_type, self.settings.source, raw, time=now())
-            self.forwarder.forward(carrier, body, verdict.inliers)
+            if carrier.type != forwarder.event_type:  # sent by itself: it would go round for ever
+                forwarder.forward(carrier, body, verdict.inliers)
         if self.sender is not None and data:
             self.sender.send(self._reply(event, data))
 

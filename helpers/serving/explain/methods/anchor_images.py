@@ -23,14 +23,14 @@ _TWO_CLASSES = np.zeros((1, 2), np.float32)
 class AnchorOptions(Options):
     """Options of the search for an anchor, with alibi's defaults; see `AnchorImage.explain`.
 
-    Limits keep a request from asking for a search without end. `max_samples_start` is a key of
-    Seldon's that alibi ignores.
+    Limits keep a request from asking for a search without end, or for more memory than there is.
+    `max_samples_start` is a key of Seldon's that alibi ignores.
     """
 
     threshold: float = Field(0.95, gt=0, le=1)
     delta: float = Field(0.1, ge=0.001, lt=1)
-    tau: float = Field(0.15, ge=0.01, lt=1)
-    batch_size: int = Field(100, ge=1, le=10_000)
+    tau: float = Field(0.15, ge=0.02, lt=1)
+    batch_size: int = Field(100, ge=10, le=1000)
     coverage_samples: int = Field(10_000, ge=1, le=100_000)
     beam_size: int = Field(1, ge=1, le=20)
     stop_on_first: bool = False
