@@ -23,6 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import ValidationError
 
 from helpers.serving.common.errors import ServingError
+from helpers.serving.common.events import from_http
 from helpers.serving.gateway.app import Gateway
 from helpers.serving.gateway.client import (
     Answer,
@@ -498,6 +499,7 @@ def test_events_have_the_executors_attributes_and_the_untouched_bodies() -> None
         }
         for event in events:
             assert (event.method, event.path) == ("POST", "/default/default")
+            assert from_http(event.headers, event.body).get("requestid") == "p-1"
             assert event.headers["content-type"] == "application/json"
             extensions = {
                 name.removeprefix("ce-"): value

@@ -32,7 +32,14 @@ from helpers.serving.tf_server.app import ModelServer
 from helpers.serving.tf_server.batching import Batcher
 from helpers.serving.tf_server.results import write_result
 from helpers.serving.tf_server.row_reader import RowReader
-from helpers.serving.tf_server.specs import Arrays, Model, ModelInputError, Signature, TensorSpec
+from helpers.serving.tf_server.specs import (
+    Arrays,
+    Model,
+    ModelInputError,
+    Run,
+    Signature,
+    TensorSpec,
+)
 from helpers.serving.tf_server.tensors import PredictReader
 from helpers.serving.tf_server.versions import newest_version
 
@@ -499,9 +506,7 @@ class Recorder:
         return {"y": x * 2}
 
 
-def batched(
-    scenario: Callable[[Batcher], Awaitable[None]], model: Recorder, **options: Any
-) -> None:
+def batched(scenario: Callable[[Batcher], Awaitable[None]], model: Run, **options: Any) -> None:
     async def whole() -> None:
         with ThreadPoolExecutor(1) as executor:
             batcher = Batcher(model, executor, **options)
@@ -573,6 +578,21 @@ def test_one_bad_request_does_not_spoil_the_others() -> None:
         assert [isinstance(o, ModelInputError) for o in outcomes] == [False, False, True, False]
 
     batched(scenario, Recorder(seconds=0.001))
+
+
+def test_outputs_that_have_no_row_for_each_row_in_are_computed_alone() -> None:
+    def distinct(arrays: Arrays) -> dict[str, np.ndarray]:
+        return {"y": np.unique(arrays["x"])}
+
+    async def scenario(batcher: Batcher) -> None:
+        async def one(low: int, rows: int) -> None:
+            x = np.arange(low, low + 2 * rows).reshape(rows, 2) // 4
+            np.testing.assert_array_equal((await batcher.submit({"x": x}))["y"], np.unique(x))
+
+        await asyncio.gather(*[one(10 * number, 2 + number % 4) for number in range(12)])
+        await one(0, 20)  # larger than one call
+
+    batched(scenario, distinct, max_rows=8)
 
 
 def test_too_much_waiting_is_refused_at_once_and_the_rest_is_served() -> None:

@@ -180,7 +180,9 @@ class Batcher:
             for name in batch[0].inputs
         }
         outputs = self._attempt(joined)
-        if isinstance(outputs, Exception):  # one request must not spoil the others
+        rows = sum(waiting.rows for waiting in batch)
+        # One bad request must not spoil the others; and not every output has a row for each row in.
+        if isinstance(outputs, Exception) or not _by_row(outputs, rows):
             return [self._attempt(waiting.inputs) for waiting in batch]
         outcomes: list[dict[str, np.ndarray] | Exception] = []
         start = 0
@@ -203,14 +205,18 @@ class Batcher:
         pieces = []
         for start in range(0, rows, self._max_rows):
             piece = {name: array[start : start + self._max_rows] for name, array in inputs.items()}
-            pieces.append(self._timed(piece, len(next(iter(piece.values())))))
+            size = min(self._max_rows, rows - start)
+            pieces.append(self._timed(piece, size))
+            if not _by_row(pieces[-1], size):
+                return self._timed(inputs, rows)
         return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def _timed(self, inputs: Arrays, rows: int) -> dict[str, np.ndarray]:
         started = time.perf_counter()
         outputs = self._run(inputs)
         self._observe(rows, time.perf_counter() - started)
-        for name, array in outputs.items():
-            if array.ndim == 0 or len(array) != rows:
-                raise RuntimeError(f"output {name} has {array.shape[:1]} rows for {rows} rows in")
         return outputs
+
+
+def _by_row(outputs: Arrays, rows: int) -> bool:
+    return all(array.ndim > 0 and len(array) == rows for array in outputs.values())
