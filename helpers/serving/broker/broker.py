@@ -8,9 +8,9 @@ import datetime
 import logging
 import sqlite3
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from helpers.serving.broker.delivery import Outcome, attempt
 from helpers.serving.broker.lane import HELD_EVENTS, Item, Lane, Stored, error_headers, failure
 from helpers.serving.broker.metrics import Gauges, Metrics
 from helpers.serving.broker.model import Trigger
+from helpers.serving.broker.retention import Limits, Retention
 from helpers.serving.broker.store import Change, open_store
 from helpers.serving.common.errors import RequestError
 from helpers.serving.common.events import CloudEvent, now
@@ -36,31 +37,6 @@ PAGE_BYTES = 8 * 2**20
 SETTLE_AGAIN_SECONDS = 1.0
 
 
-@dataclass(frozen=True)
-class Limits:
-    """Bounds of the disk.
-
-    Attributes:
-        events: stored events, delivered or not; above it new ones are answered with 429.
-        bytes: the same for the sum of their data.
-        keep_events: delivered events that stay for inspection.
-        keep_bytes: the same for the sum of their data.
-    """
-
-    events: int = 500_000
-    bytes: int = 4 * 2**30
-    keep_events: int = 5_000
-    keep_bytes: int = 128 * 2**20
-
-
-@dataclass(slots=True)
-class Open:
-    """An event that `needs` deliveries and dead letters still need."""
-
-    needs: int
-    bytes: int
-
-
 class Broker:
     """All brokers and triggers of one state folder. Lives on one event loop.
 
@@ -70,28 +46,15 @@ class Broker:
 
     def __init__(self, folder: Path, registry: CollectorRegistry, limits: Limits) -> None:
         self.store = open_store(folder)
-        self.limits = limits
         self.lanes: dict[tuple[str, str], Lane] = {}
         self.by_id: dict[int, Lane] = {}
         self.brokers: set[tuple[str, str]] = set()
         self.backlog: Counter[int] = Counter()  # trigger id -> deliveries
-        self.open: dict[int, Open] = {}  # by seq: what a delivery or a dead letter still needs
-        self.open_bytes = 0
-        self.recent: deque[tuple[int, int]] = deque()  # (seq, bytes), oldest first
-        self.recent_bytes = 0
-        self.outgrown: dict[int, int] = {}  # seq -> bytes: older than `recent`, still needed
-        self.outgrown_bytes = 0
+        self.retention = Retention(limits, self._forget)
         self.next_seq = 1
         self.metrics = Metrics(registry)
-        Gauges(self._backlogs, self.stored, registry)
+        Gauges(self._backlogs, self.retention.stored, registry)
         self.session: aiohttp.ClientSession | None = None
-
-    def stored(self) -> tuple[int, int]:
-        """Events on disk, and the sum of their data in bytes."""
-        return (
-            len(self.recent) + len(self.outgrown),
-            self.recent_bytes + self.outgrown_bytes,
-        )
 
     async def start(self) -> None:
         """Read the state and go on where the last process stopped, however it stopped."""
@@ -121,8 +84,8 @@ class Broker:
         )
         for seq, size in sizes:
             self.next_seq = seq + 1
-            self._remember(seq, size)
-            self.open_more(seq, size, needs[seq])
+            self.retention.add(seq, size, needs[seq])
+        self.retention.trim()
         self.brokers = set(
             read(lambda db: db.execute("SELECT namespace, name FROM brokers").fetchall())
         )
@@ -149,8 +112,8 @@ class Broker:
             raise RequestError(
                 404, f"There is no broker {broker[:80]!r} in namespace {namespace[:80]!r}."
             )
-        count, size = len(self.open), self.open_bytes
-        if count >= self.limits.events or size >= self.limits.bytes:
+        if self.retention.full():
+            count, size = self.retention.needed()
             raise RequestError(
                 429,
                 f"The backlog is full: {count} events of {size} bytes are not delivered yet.",
@@ -240,7 +203,7 @@ class Broker:
             return [row[0] for row in rows.fetchall()]
 
         for seq in await self.store.write(write):
-            self.close(seq)
+            self.retention.release(seq)
         self.backlog.pop(lane.id, None)
         return True
 
@@ -272,7 +235,7 @@ class Broker:
             if added:
                 self.backlog[trigger] += 1
             else:  # it was waiting already; one need less
-                self.close(seq)
+                self.retention.release(seq)
         for trigger in {row[0] for row in rows}:
             if trigger in self.by_id:
                 self.by_id[trigger].rescan()
@@ -354,7 +317,7 @@ class Broker:
             outcome.status or "",
             outcome.reason[:200],
         )
-        self.open_more(item.seq, len(item.stored.event.data), 1)
+        self.retention.need(item.seq, len(item.stored.event.data))
         row = (trigger.namespace, trigger.name, item.seq, time.time(), orjson.dumps(error).decode())
         self._end(lane, item, row)
 
@@ -377,8 +340,7 @@ class Broker:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         finish = settle(future)
         size = len(event.data)
-        self._remember(seq, size)
-        self.open_more(seq, size, len(lanes))
+        self.retention.add(seq, size, len(lanes))
 
         def done(error: Exception | None, result: Any) -> None:
             if error is None:
@@ -387,7 +349,7 @@ class Broker:
                         self.backlog[lane.id] += 1
                         lane.offer(stored)
             else:
-                self.close(seq, len(lanes))
+                self.retention.release(seq, len(lanes))
             finish(error, result)
 
         row = (
@@ -400,18 +362,16 @@ class Broker:
             orjson.dumps(event.attributes()),
             event.data,
         )
-        forget = self._outgrow()
         self.store.put(
             Change(done=done, size=size, event=row, triggers=tuple(lane.id for lane in lanes))
         )
-        if forget:
-            self._forget(forget)
+        self.retention.trim()
         await future
 
     def _end(self, lane: Lane, item: Item, dead: tuple[Any, ...] | None) -> None:
         def done(error: Exception | None, result: Any) -> None:
             if error is None:
-                self.close(item.seq)
+                self.retention.release(item.seq)
                 if lane.id in self.by_id:
                     self.backlog[lane.id] -= 1
                     lane.release(item.seq)
@@ -420,48 +380,6 @@ class Broker:
 
         write = Change(done=done, settled=(lane.id, item.seq), dead=dead, urgent=False)
         self.store.put(write)
-
-    def open_more(self, seq: int, size: int, needs: int) -> None:
-        """This many more deliveries or dead letters need the event."""
-        if needs and seq in self.open:
-            self.open[seq].needs += needs
-        elif needs:
-            self.open[seq] = Open(needs, size)
-            self.open_bytes += size
-
-    def close(self, seq: int, needs: int = 1) -> None:
-        """This many fewer need it; an event that nothing needs goes once it is not recent."""
-        entry = self.open.get(seq)
-        if entry is None:
-            return
-        entry.needs -= needs
-        if entry.needs > 0:
-            return
-        del self.open[seq]
-        self.open_bytes -= entry.bytes
-        if seq in self.outgrown:
-            self.outgrown_bytes -= self.outgrown.pop(seq)
-            self._forget([seq])
-
-    def _remember(self, seq: int, size: int) -> None:
-        self.recent.append((seq, size))
-        self.recent_bytes += size
-
-    def _outgrow(self) -> list[int]:
-        """Return the events beyond what is kept that nothing needs any more."""
-        forget = []
-        while self.recent and (
-            len(self.recent) > self.limits.keep_events
-            or (self.recent_bytes > self.limits.keep_bytes and len(self.recent) > 1)
-        ):
-            seq, size = self.recent.popleft()
-            self.recent_bytes -= size
-            if seq in self.open:
-                self.outgrown[seq] = size
-                self.outgrown_bytes += size
-            else:
-                forget.append(seq)
-        return forget
 
     def _forget(self, seqs: list[int]) -> None:
         def done(error: Exception | None, result: Any) -> None:

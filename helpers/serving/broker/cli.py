@@ -13,7 +13,8 @@ import typer
 from starlette.applications import Starlette
 
 from helpers.serving.broker import control, ingress
-from helpers.serving.broker.broker import Broker, Limits
+from helpers.serving.broker.broker import Broker
+from helpers.serving.broker.retention import Limits
 from helpers.serving.common.app import create_app
 from helpers.serving.common.errors import ServingError
 from helpers.serving.common.metrics import new_registry

@@ -183,7 +183,7 @@ class _Control:
         sql = f"DELETE FROM dead AS d WHERE {where} RETURNING seq"
         rows = await self.broker.store.write(lambda db: db.execute(sql, values).fetchall())
         for (seq,) in rows:
-            self.broker.close(seq)
+            self.broker.retention.release(seq)
         return JSON({"deleted": len(rows)})
 
     async def redrive(self, request: Request) -> Response:
