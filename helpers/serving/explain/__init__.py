@@ -1,0 +1,15 @@
+"""The explain server: alibi's explainers behind HTTP, asking the deployed model for predictions.
+
+Arguments, paths and responses are those of Seldon's alibiexplainer 1.19.
+`python -m helpers.serving.explain --help` lists the arguments.
+
+- `cli`            arguments and environment
+- `app`            the HTTP side
+- `service`        what is loaded, whether the model answers, one explanation at a time
+- `methods`        one module for each method, behind the interface in `methods.base`
+- `model_client`   predictions of the deployed model, over HTTP
+- `reuse`          each distinct input is predicted once in an explanation
+- `image_sampling` AnchorImage's sampler, which builds each distinct image once
+- `lean_alibi`     lets alibi be imported in parts, and without TensorFlow
+- `measures`       what is counted and timed
+"""

@@ -1,0 +1,17 @@
+"""The local ingress and service orchestrator: Istio's routes and Seldon's executor in one process.
+
+    python -m helpers.serving.gateway --port 8003 --config routes.json
+
+- `app`       Gateway, the ASGI app: takes a request through the steps below
+- `routes`    which deployments there are; swapped whole, while requests are under way
+- `paths`     the three protocols' paths, and what they are called on the model server
+- `intake`    a request's headers and body, checked and bounded
+- `orchestrator` one request to a deployment: predictor, model, shadow, events
+- `split`     traffic between predictors
+- `client`    a pooled HTTP client for model servers and brokers
+- `events`    payload events, sent in the background
+- `metrics`   the executor's histograms, and what the gateway does besides
+- `watch`     reads the routes again when their file changes
+
+What Seldon Core 1.19's executor does is taken from SeldonIO/seldon-core, executor/.
+"""
