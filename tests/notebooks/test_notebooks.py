@@ -17,7 +17,7 @@ from helpers.runner.parameters import check_parameters, declared_parameters
 # name that a notebook does not declare is an error.
 REDUCED: dict[str, dict[str, object]] = {
     "01_train_resnet32": {"LIVE_IMAGES": 640, "LIVE_EPOCHS": 2},
-    "06_outlier_vae": {"LIVE_IMAGES": 640, "TEST_IMAGES": 500},
+    "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500},
     "07_drift_ks": {"UNDRIFTED_WINDOWS": 3},
     "08_explain_anchor_images": {"IMAGES": 2},
 }
