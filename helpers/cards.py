@@ -162,7 +162,8 @@ def main() -> None:
     """Write both pages; the README only from the repository's own artefacts, once all are made."""
     print(write())
     made = {record.name for record in artifacts.list_all("cifar10")}
-    if artifacts.root() != artifacts.REPOSITORY / "artifacts" or made < set(_HOW_TO_READ):
+    ours = artifacts.root() == artifacts.REPOSITORY / "artifacts"
+    if not (ours and made.issuperset(_HOW_TO_READ)):
         return
     readme = artifacts.REPOSITORY / "README.md"
     readme.write_text(fill_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")

@@ -54,7 +54,7 @@ def _model(axis: plt.Axes, image: np.ndarray, answer: np.ndarray, dataset: data.
 
 def _outliers(axis: plt.Axes, image: np.ndarray, dataset: data.Dataset) -> None:
     detector = artifacts.load(dataset.name, "outlier_vae")
-    masked, _ = growing_masks(image)
+    masked, _ = growing_masks(image, mask_size=SETTINGS[dataset.name].outlier.mask_size)
     scores = outlier_vae.scores(detector, masked)
     colors = np.where(scores > detector.threshold, plots.ORANGE, plots.BLUE)
     axis.plot(scores, color=plots.GREY, lw=0.8, zorder=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import h5py
@@ -119,14 +120,18 @@ def train(data: Dataset, workdir: Path, progress: bool = True) -> artifacts.Arti
     """
     settings = SETTINGS[data.name].outlier
     fit_images, held_out = split(data)
-    weights = workdir / "fitted.h5"
+    # Named by what they were fitted with: other settings fit anew.
+    identity = hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
+    weights = workdir / f"fitted-{identity}.h5"
     if weights.exists():
         detector = build(settings)
         detector.vae(fit_images[:1])  # a network has no weights to load into before its first call
         detector.vae.load_weights(weights)
     else:
         detector = fit(fit_images, settings, progress)
-        detector.vae.save_weights(weights)
+        part = workdir / "part.h5"
+        detector.vae.save_weights(part)
+        part.replace(weights)
     seed_everything(SEED)
     detector.infer_threshold(held_out, threshold_perc=settings.threshold_percentile, batch_size=250)
     return artifacts.save(
@@ -152,7 +157,7 @@ def measure(detector, data: Dataset, settings: OutlierSettings, progress: bool =
             )
             for severity in SEVERITIES
         }
-    masked, _ = growing_masks(data.x_train[1])
+    masked, _ = growing_masks(data.x_train[1], mask_size=settings.mask_size)
     return {
         "threshold": round(threshold, 6),
         "threshold_percentile": settings.threshold_percentile,

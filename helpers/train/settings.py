@@ -13,6 +13,7 @@ class OutlierSettings:
 
     calibration_images: training images held out of the fit, from which the threshold comes.
     threshold_percentile: share of those, in percent, that the threshold leaves below it.
+    mask_size: height and width, in pixels, of a patch of noise in the series of growing masks.
     """
 
     latent_dim: int = 256
@@ -23,6 +24,7 @@ class OutlierSettings:
     calibration_images: int = 5000
     threshold_percentile: float = 99.0
     images_per_corruption: int = 2000
+    mask_size: tuple[int, int] = (3, 3)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,11 @@ SETTINGS: dict[str, Settings] = {
             epochs=10, batch_size=64, peak_learning_rate=0.1, warmup_epochs=2, flips=False
         ),
         outlier=OutlierSettings(
-            epochs=6, batch_size=64, calibration_images=300, images_per_corruption=200
+            epochs=10,
+            batch_size=64,
+            calibration_images=300,
+            images_per_corruption=200,
+            mask_size=(6, 6),
         ),
         drift=DriftSettings(reference=500, window=100, calibration=300, windows_per_corruption=2),
         explainer=ExplainerSettings(segments=15, images_measured=10),

@@ -88,20 +88,46 @@ def test_few_figures_make_whole_tables(figures):
     assert len({row.count("|") for row in rows}) == 1
 
 
+def save(dataset: str, name: str) -> None:
+    artifacts.save(
+        dataset,
+        name,
+        lambda folder: (folder / "file").write_bytes(b"x"),
+        format="alibi",
+        summary="Größe",
+        figures={"a": 1},
+    )
+
+
 def test_writes_only_the_artefacts_that_are_committed(tmp_path, monkeypatch):
     monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path))
     for dataset in ("cifar10", "digits"):
-        artifacts.save(
-            dataset,
-            "thing",
-            lambda folder: (folder / "file").write_bytes(b"x"),
-            format="alibi",
-            summary="Größe",
-            figures={"a": 1},
-        )
+        save(dataset, "thing")
     page = cards.write()
     assert page == tmp_path / "README.md"
     text = page.read_text("utf-8")
     assert text == cards.render(artifacts.list_all("cifar10"))
     assert "Größe" in text
     assert "digits" not in text
+
+
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_the_readme_is_left_alone_until_all_artefacts_of_the_repository_are_made(
+    tmp_path, monkeypatch, elsewhere
+):
+    monkeypatch.setattr(artifacts, "REPOSITORY", tmp_path)
+    root = tmp_path / ("elsewhere" if elsewhere else "artifacts")
+    monkeypatch.setenv("ARTIFACTS_DIR", str(root))
+    for name in [*list(cards._HOW_TO_READ)[: None if elsewhere else 3], "another"]:
+        save("cifar10", name)
+    cards.main()  # there is no README.md to read, so that it would fail if it tried
+    assert (root / "README.md").exists()
+    assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mark"), [("", cards.BEGIN), (cards.BEGIN, cards.END), (cards.END, cards.BEGIN)]
+)
+def test_a_readme_without_its_marks_is_refused(text, mark):
+    with pytest.raises(artifacts.ArtifactError, match=f"lacks a line .*{mark}"):
+        cards.fill_readme(text)

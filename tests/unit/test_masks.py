@@ -37,7 +37,7 @@ def test_only_the_mask_differs_and_by_its_noise():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_small_patches_never_overlap(seed):
-    _, masks = growing_masks(IMAGE, seed=seed)
+    _, masks = growing_masks(IMAGE, seed=seed, mask_size=(5, 5))
     assert (masks != 0).any(axis=-1).sum(axis=(1, 2)).tolist() == list(range(0, 250, 25))
 
 

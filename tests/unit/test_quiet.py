@@ -84,7 +84,7 @@ def test_hides_the_libraries_log_lines_below_errors(caplog, name):
 def test_our_own_log_lines_are_shown(caplog):
     with quiet_libraries():
         logging.getLogger("helpers").warning("ours")
-        logging.getLogger("papermill").warning("theirs")
+        logging.getLogger("another_library").warning("theirs")
     assert [record.message for record in caplog.records] == ["ours", "theirs"]
 
 
