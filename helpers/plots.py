@@ -168,7 +168,7 @@ def score_histogram(
         )
     axis.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
     axis.set(xlabel=xlabel, ylabel="density", title="Scores against the threshold")
-    axis.legend()
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside: the bars fill the axes
     plt.show()
 
 
