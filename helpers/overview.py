@@ -89,10 +89,10 @@ def _anchor(axis: plt.Axes, image: np.ndarray, predict, dataset: data.Dataset) -
     settings = SETTINGS[dataset.name].explainer
     explainer = artifacts.load(dataset.name, "anchor_images", predictor=predict)
     explanation = anchor_images.explain(explainer, image, settings.threshold)
-    inside = np.any(explanation.anchor > 0, axis=-1, keepdims=True)
-    _picture(axis, np.where(inside, image, 0.85 + 0.15 * image))
+    _picture(axis, plots.faded_outside(image, explanation.anchor))
     axis.set_title("What decides: anchor")
-    axis.set_xlabel(f"precision {explanation.precision:.2f}, coverage {explanation.coverage:.2f}")
+    figures = anchor_images.summary(explanation)  # plain numbers, for an empty anchor too
+    axis.set_xlabel(f"precision {figures['precision']:.2f}, coverage {figures['coverage']:.2f}")
 
 
 if __name__ == "__main__":

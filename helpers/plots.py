@@ -267,6 +267,12 @@ def p_values(p_vals: np.ndarray, thresholds: dict[str, float]) -> None:
     plt.show()
 
 
+def faded_outside(image: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """Return `image` pale where `held` is 0; both (height, width, 3), held an anchor's image."""
+    inside = np.any(held > 0, axis=-1, keepdims=True)
+    return np.where(inside, image, 0.85 + 0.15 * image)
+
+
 def anchors(
     images: np.ndarray, segments: np.ndarray, held: np.ndarray, titles: Sequence[str]
 ) -> None:
@@ -280,9 +286,8 @@ def anchors(
     figure, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images), 4.9), squeeze=False)
     for column, title in enumerate(titles):
         image, parts = np.clip(images[column], 0, 1), segments[column]
-        inside = np.any(held[column] > 0, axis=-1, keepdims=True)
-        faded = np.where(inside, image, 0.85 + 0.15 * image)
-        rows = (image, mark_boundaries(image, parts, color=(1, 0.85, 0), mode="inner"), faded)
+        marked = mark_boundaries(image, parts, color=(1, 0.85, 0), mode="inner")
+        rows = (image, marked, faded_outside(image, held[column]))
         for axis, picture in zip(axes[:, column], rows, strict=True):
             axis.imshow(picture)
             axis.set(xticks=[], yticks=[])

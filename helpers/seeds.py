@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -18,3 +20,18 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)
     tf.random.set_seed(seed)
+
+
+@contextmanager
+def numpy_state_kept(seed: int | None = None) -> Iterator[None]:
+    """Put NumPy's global generator back after the block, as it was; seed it inside if asked.
+
+    alibi and alibi-detect draw from it, and their draws are nobody else's business.
+    """
+    state = np.random.get_state()
+    if seed is not None:
+        np.random.seed(seed)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 
 from helpers.data.dataset import IMAGE_SHAPE, check_images, check_seed
 from helpers.errors import DataError
-
-
-@contextmanager
-def _numpy_seeded(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator, which apply_mask draws from, and put it back afterwards."""
-    state = np.random.get_state()
-    np.random.seed(seed)
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
+from helpers.seeds import numpy_state_kept
 
 
 def _uncovered(covered: np.ndarray, mask_size: tuple[int, int]) -> np.ndarray:
@@ -64,7 +52,7 @@ def growing_masks(
     images, masks = np.empty((2, steps, *IMAGE_SHAPE), np.float32)
     images[0], masks[0] = image, 0
     covered = np.zeros(IMAGE_SHAPE[:2], bool)
-    with _numpy_seeded(seed):
+    with numpy_state_kept(seed):  # apply_mask draws from the global generator
         for step in range(1, steps):
             gain = _uncovered(covered, mask_size)
             places = np.argwhere(gain == gain.max())

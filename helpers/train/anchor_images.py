@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import dill
@@ -15,6 +14,7 @@ from helpers import artifacts
 from helpers.data import Dataset
 from helpers.models.predictor import as_function
 from helpers.quiet import quiet_libraries
+from helpers.seeds import numpy_state_kept
 from helpers.train import resnet32
 from helpers.train.settings import SETTINGS, ExplainerSettings
 
@@ -26,7 +26,7 @@ SINGLE_FILE = "single/explainer.dill"
 def build(predictor: Callable[[np.ndarray], np.ndarray], settings: ExplainerSettings):
     """Return an `AnchorImage` that asks `predictor`: images (n, 32, 32, 3) to (n, classes)."""
     # AnchorImage seeds NumPy's global generator, with None unless it is told otherwise.
-    with quiet_libraries(), _numpy_state_kept():
+    with quiet_libraries(), numpy_state_kept():
         from alibi.explainers import AnchorImage
 
         return AnchorImage(
@@ -40,15 +40,6 @@ def build(predictor: Callable[[np.ndarray], np.ndarray], settings: ExplainerSett
                 "start_label": 0,
             },
         )
-
-
-@contextmanager
-def _numpy_state_kept() -> Iterator[None]:
-    state = np.random.get_state()
-    try:
-        yield
-    finally:
-        np.random.set_state(state)
 
 
 def save_single(explainer, file: Path) -> None:
@@ -72,8 +63,7 @@ def explain(explainer, image: np.ndarray, threshold: float, seed: int = SEED):
     AnchorImage draws from NumPy's global generator, so the seed is set there for the call and the
     state put back afterwards.
     """
-    with quiet_libraries(), _numpy_state_kept():
-        np.random.seed(seed)
+    with quiet_libraries(), numpy_state_kept(seed):
         return explainer.explain(image, threshold=threshold)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -18,15 +17,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from helpers.serving.common.body import BODY_LIMIT, too_large
+from helpers.serving.common.body import BODY_LIMIT, drain, too_large
 from helpers.serving.common.errors import ErrorShape, RequestError, plain_error
 from helpers.serving.common.metrics import expose, new_registry
 
 log = logging.getLogger(__name__)
 
 CONCURRENCY_LIMIT = 512  # requests under way at once; the surplus is told to come back
-DRAIN_LIMIT = 256 * 2**20  # bytes of a refused body still read, so that the client sees the answer
-DRAIN_SECONDS = 10.0
 
 
 class JSON(Response):
@@ -144,7 +141,7 @@ class Guard:
         except RequestError as error:
             if not started:
                 if error.status == 413:
-                    await _drain(receive)
+                    await drain(receive)
                 await self._refuse(error, scope, receive, send)
         except Exception:
             log.exception("%s: fault while answering %s", self.name, scope["path"])
@@ -183,7 +180,7 @@ class Guard:
             total += len(message.get("body", b""))
             if total > self.body_limit:
                 if message.get("more_body"):
-                    await _drain(receive)
+                    await drain(receive)
                 raise too_large(self.body_limit)
             return message
 
@@ -222,17 +219,3 @@ def _answer(error: RequestError, path: str, shape_error: ErrorShape) -> Response
     if error.status == 413:
         headers["connection"] = "close"
     return JSON(shape_error(error, path), status_code=error.status, headers=headers)
-
-
-async def _drain(receive: Receive) -> None:
-    """Read and drop what a client is still sending: it would miss the answer otherwise."""
-    dropped = 0
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while dropped < DRAIN_LIMIT:
-                message = await receive()
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
-                dropped += len(message.get("body", b""))
-    except TimeoutError:
-        return

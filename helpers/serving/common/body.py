@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import zlib
 from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from helpers.serving.common.errors import RequestError
 
 BODY_LIMIT = 32 * 2**20  # bytes, after decompression
+DRAIN_LIMIT = 256 * 2**20  # bytes of a refused body still read, so that the client sees the answer
+DRAIN_SECONDS = 10.0
 DEPTH_LIMIT = 64  # nested lists and objects; a batch of images has 5
 
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
@@ -105,3 +109,17 @@ def _gunzip(body: bytes, limit: int) -> bytes:
 
 def _has_nan(body: bytes) -> bool:
     return b"NaN" in body or b"Infinity" in body
+
+
+async def drain(receive: Receive) -> None:
+    """Read and drop what a client is still sending: it would miss the answer otherwise."""
+    dropped = 0
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            while dropped < DRAIN_LIMIT:
+                message = await receive()
+                if message["type"] != "http.request" or not message.get("more_body"):
+                    return
+                dropped += len(message.get("body", b""))
+    except TimeoutError:
+        return

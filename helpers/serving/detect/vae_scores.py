@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from helpers.seeds import numpy_state_kept
 from helpers.tf import tf
 
 ROWS_AT_ONCE = 64  # images of one pass; the copies of their reconstructions are what takes memory
@@ -102,13 +103,9 @@ class VAEScores:
             self._draws.move_to_end(rows)
             return self._draws[rows]
         # Both: the layer draws a seed from NumPy and then from TensorFlow.
-        state = np.random.get_state()
-        np.random.seed(self.seed)
-        tf.random.set_seed(self.seed)
-        try:
+        with numpy_state_kept(self.seed):
+            tf.random.set_seed(self.seed)
             noise = self._draw(rows)
-        finally:
-            np.random.set_state(state)
         if rows <= ROWS_OF_KEPT_DRAWS:
             self._draws[rows] = noise
             if len(self._draws) > DRAWS_KEPT:

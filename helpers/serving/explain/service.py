@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
 from helpers.errors import WalkthroughError
+from helpers.seeds import numpy_state_kept
 from helpers.serving.common.errors import RequestError
 from helpers.serving.explain.methods.base import Explained, Method, Options
 from helpers.serving.explain.reuse import ReusedPredictions, Usage
@@ -139,11 +138,10 @@ def _refused_by(problem: BaseException | None) -> RequestError | None:
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the global generators for the block, and put their states back."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()
-    np.random.seed(seed)
+    python_state = random.getstate()
     random.seed(seed)
     try:
-        yield
+        with numpy_state_kept(seed):
+            yield
     finally:
-        np.random.set_state(numpy_state)
         random.setstate(python_state)

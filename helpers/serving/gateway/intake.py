@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 from starlette.types import Receive, Scope
 
-from helpers.serving.common.body import too_large
+from helpers.serving.common.body import drain, too_large
 from helpers.serving.common.errors import RequestError
 from helpers.serving.gateway.client import Header
 
 BUFFER_LIMIT = 512 * 2**20  # bytes of all bodies held at once
 BODY_SECONDS = 60.0  # for a client to send its body
-DRAIN_LIMIT = 256 * 2**20  # bytes of a refused body still read, so that the client sees the answer
-DRAIN_SECONDS = 10.0
 
 _PUID = re.compile(rb"[!-~]{1,200}")
 _NOT_FORWARDED = frozenset(
@@ -123,7 +121,7 @@ class BodyReader:
     async def _read(self, scope: Scope, receive: Receive) -> bytes:
         announced = _announced(scope)
         if announced > self._body_limit:
-            await _drain(receive)
+            await drain(receive)
             raise too_large(self._body_limit)
         self._reserve(announced)
         reserved = announced
@@ -137,7 +135,7 @@ class BodyReader:
                 chunk = message.get("body", b"")
                 size += len(chunk)
                 if size > self._body_limit:
-                    await _drain(receive)
+                    await drain(receive)
                     raise too_large(self._body_limit)
                 if size > reserved:
                     self._reserve(size - reserved)
@@ -163,16 +161,3 @@ def _announced(scope: Scope) -> int:
         if name == b"content-length":
             return int(value) if value.isdigit() and len(value) < 16 else 0
     return 0
-
-
-async def _drain(receive: Receive) -> None:
-    dropped = 0
-    try:
-        async with asyncio.timeout(DRAIN_SECONDS):
-            while dropped < DRAIN_LIMIT:
-                message = await receive()
-                if message["type"] != "http.request" or not message.get("more_body"):
-                    return
-                dropped += len(message.get("body", b""))
-    except TimeoutError:
-        return
