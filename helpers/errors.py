@@ -5,7 +5,11 @@ WalkthroughError
 ├── ArtifactError   a trained artefact is missing, changed or made with other versions
 ├── TrainingError   a training run cannot start or go on
 ├── CheckError      a claim of a notebook does not hold
-└── RunnerError     a notebook cannot be run as asked
+├── RunnerError     a notebook cannot be run as asked
+├── StackError      the local stack or the cluster cannot do what was asked
+│   └── ManifestError   a manifest is wrong, or asks for what is not supported
+├── ClientError     a deployed model, explainer or Prometheus refuses or does not answer
+└── DashboardError  a dashboard cannot be drawn
 """
 
 
@@ -31,3 +35,28 @@ class CheckError(WalkthroughError):
 
 class RunnerError(WalkthroughError):
     """A notebook cannot be run as asked: unknown notebook, parameter or value."""
+
+
+class StackError(WalkthroughError):
+    """The local stack or the cluster cannot do what was asked."""
+
+
+class ManifestError(StackError):
+    """A manifest is wrong or asks for what is not supported; says file, document and field."""
+
+
+class ClientError(WalkthroughError):
+    """A deployed server refuses a request, or does not answer.
+
+    Args:
+        message: what happened, where, and what to do next.
+        status: the HTTP status; None where there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DashboardError(WalkthroughError):
+    """A dashboard's file is wrong, or a panel asks for what the drawing does not know."""

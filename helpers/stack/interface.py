@@ -1,0 +1,142 @@
+"""What a notebook asks of the place where manifests run: the local stack or a cluster.
+
+    from helpers import stack
+
+    cluster = stack.connect(BACKEND, dataset=DATASET)
+    cluster.apply("manifests/model/cifar10.yaml")
+    cluster.wait()
+    cluster.url("cifar10")            # http://127.0.0.1:8003/seldon/walkthrough/cifar10
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from helpers.metrics import Samples
+
+NAMESPACE = "walkthrough"  # of every manifest of this repository
+WAIT_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class ServerStatus:
+    """One server: a process of the local stack, a pod of a cluster.
+
+    Args:
+        name: its name, `cifar10-default-0-resnet32`; that of the Deployment on a cluster.
+        owner: the applied object that asked for it, `SeldonDeployment/cifar10`.
+        state: starting, ready, restarting (dead, waits for its next start) or stopping.
+        restarts: times it was started again after it died.
+        pid: process id; None where there is no process (now).
+        address: `host:port` of its HTTP server; None where it has none yet.
+        seconds: since the present state began.
+        last_line: last line of its log.
+    """
+
+    name: str
+    owner: str
+    state: str
+    restarts: int = 0
+    pid: int | None = None
+    address: str | None = None
+    seconds: float = 0.0
+    last_line: str = ""
+
+
+@dataclass(frozen=True)
+class Applied:
+    """What `apply` did with one object: created, configured (changed) or unchanged."""
+
+    kind: str
+    name: str
+    action: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.lower()}/{self.name} {self.action}"
+
+
+class Stack(ABC):
+    """Where manifests run. Both implementations take the same files and answer alike."""
+
+    backend: str
+
+    @abstractmethod
+    def apply(self, *paths: str | Path) -> list[Applied]:
+        """Apply manifest files, or every manifest of a folder, like `kubectl apply -f`.
+
+        All of them are checked before the first one takes effect. Returns without waiting.
+
+        Raises:
+            ManifestError: names file, document and field, and what is supported.
+            StackError: the backend does not answer.
+        """
+
+    @abstractmethod
+    def delete(self, *paths: str | Path) -> list[Applied]:
+        """Delete the objects of manifest files; those that are not there are left out."""
+
+    @abstractmethod
+    def wait(self, *names: str, timeout: float = WAIT_SECONDS) -> None:
+        """Return once everything applied (or just `names`) is ready.
+
+        Args:
+            names: of servers or applied objects, e.g. "cifar10" or "outlier-vae".
+            timeout: seconds.
+
+        Raises:
+            StackError: not ready in time; says what is not, since when, and its last log line.
+        """
+
+    @abstractmethod
+    def status(self) -> list[ServerStatus]:
+        """Return every server that runs or should."""
+
+    @abstractmethod
+    def logs(self, name: str, lines: int = 50) -> str:
+        """Return the last lines of a server's log; `name` may also be the object that owns it."""
+
+    @abstractmethod
+    def url(self, name: str) -> str:
+        """Return where an object is reached from here.
+
+        A SeldonDeployment: `<ingress>/seldon/<namespace>/<name>`, also with `-explainer/<predictor>`
+        appended to its name; a Service: `http://host:port`; a Broker: its ingress; "prometheus".
+
+        Raises:
+            StackError: nothing of that name has been applied, or it has no address.
+        """
+
+    @abstractmethod
+    def metrics(self, name: str) -> Samples:
+        """Return a scrape of a server's metrics; of a SeldonDeployment, those of its orchestrator."""
+
+    @abstractmethod
+    def events(
+        self,
+        *,
+        broker: str = "default",
+        type: str | None = None,
+        request_id: str | None = None,
+        limit: int = 100,
+        data: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Return what the broker took last, newest first: dicts with seq, arrived, attributes, matched,
+        waiting, bytes, and with `data` the payload."""
+
+    @property
+    @abstractmethod
+    def prometheus_url(self) -> str | None:
+        """Address of Prometheus; None where there is none, and `prometheus_note` says why."""
+
+    @property
+    @abstractmethod
+    def prometheus_note(self) -> str:
+        """One sentence: why there is no Prometheus and what to do; empty where there is one."""
+
+    @abstractmethod
+    def down(self) -> None:
+        """Stop the local stack and remove its state; on a cluster, delete what was applied."""
+
