@@ -787,6 +787,84 @@ def test_a_dead_or_slow_shadow_does_not_matter() -> None:
     run(scenario())
 
 
+# One predictor's own address ---------------------------------------------------------------------
+
+OWN = "/predictor/default/cifar10"
+
+
+def test_a_predictors_own_address_has_no_split_and_no_copies() -> None:
+    async def scenario() -> None:
+        shadow = predictor(name="candidate", model="second", url=EXPLAINER, traffic=0, shadow=True)
+        both = [predictor(**logger()), predictor(name="canary", url=CANARY, traffic=0), shadow]
+        world = World(deployment(predictors=both))
+        world.servers.handlers[CANARY] = answers({"predictions": [[2.0]]})
+        world.servers.handlers[EXPLAINER] = answers({"predictions": [[9.0]]})
+
+        async def post(path: str, **headers: str) -> Any:
+            return await world.client.post(f"{OWN}{path}", content=b"{}", headers=headers)
+
+        assert (await post("/canary/v1/models/:predict")).json() == {"predictions": [[2.0]]}
+        assert await world.events() == []  # it has no logger
+        own = await post("/main/v1/models/classifier:predict", **{"seldon-puid": "p-1"})
+        assert own.json() == {"predictions": [[1.0]]}
+        assert own.headers["seldon-puid"] == "p-1"
+        assert {e.headers["ce-endpoint"] for e in await world.events()} == {"main"}
+        assert len(await world.events()) == 2
+        skipping = {"seldon-skip-logging": "true"}
+        assert (await post("/main/v1/models/:predict", **skipping)).status_code == 200
+        assert len(await world.events()) == 2
+        assert world.servers.at(EXPLAINER) == []
+        shadowed = await post("/candidate/v1/models/second:predict")  # a shadow has one as well
+        assert shadowed.json() == {"predictions": [[9.0]]}
+        assert (await post("/main/api/v1.0/feedback")).content == b"{}"
+        served = {
+            (sample.labels["predictor_name"], sample.labels["service"]): sample.value
+            for sample in (await world.metrics())[
+                "seldon_api_executor_server_requests_seconds_count"
+            ]
+        }
+        assert served == {
+            ("canary", "predictions"): 1,
+            ("main", "predictions"): 2,
+            ("main", "feedback"): 1,
+            ("candidate", "predictions"): 1,
+        }
+
+    run(scenario())
+
+
+def test_probes_of_one_predictor_ask_only_its_model() -> None:
+    async def scenario() -> None:
+        world = World(canary(10))  # nothing answers for the canary
+        assert (await world.client.get(f"{PREFIX}/ready")).status_code == 503
+        assert (await world.client.get(f"{OWN}/main/ready")).status_code == 200
+        assert (await world.client.get(f"{OWN}/canary/ready")).status_code == 503
+        assert (await world.client.get(f"{OWN}/canary/live")).status_code == 200
+        assert (await world.client.get(f"{OWN}/canary/prometheus")).status_code == 200
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("protocol", ["tensorflow", "v2", "seldon"])
+@pytest.mark.parametrize("place", ["/other", "/main", "", "/other/x", "/main/other"])
+def test_unknown_predictors_are_404_in_the_protocols_shape(protocol: str, place: str) -> None:
+    async def scenario() -> None:
+        world = World(deployment(protocol, predictors=[predictor(explainer=EXPLAINER)]))
+        response = await world.client.post(OWN + place, content=b"{}")
+        assert response.status_code == 404
+        assert set(response.json()) == ({"status"} if protocol == "seldon" else {"error"})
+        for unknown in (
+            "default/lost/main/ready",
+            "lost/cifar10/main",
+            "default/cifar10-explainer/main",
+        ):
+            lost = await world.client.post(f"/predictor/{unknown}", content=b"{}")
+            assert lost.status_code == 404
+        assert world.servers.calls == []
+
+    run(scenario())
+
+
 # Load --------------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,9 @@
 
     python -m helpers.serving.gateway --port 8003 --config routes.json
 
+`/seldon/<namespace>/<deployment>/…` is the ingress; `/predictor/<namespace>/<deployment>/<predictor>/…`
+stands for `<deployment>-<predictor>.<namespace>.svc.cluster.local:8000`, one predictor's orchestrator.
+
 - `app`       Gateway, the ASGI app: takes a request through the steps below
 - `routes`    which deployments there are; swapped whole, while requests are under way
 - `paths`     the three protocols' paths, and what they are called on the model server

@@ -22,7 +22,7 @@ from helpers.serving.gateway.intake import BUFFER_LIMIT, BodyReader, Intake, rea
 from helpers.serving.gateway.metrics import Metrics
 from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Pin
 from helpers.serving.gateway.paths import explainer_path, resolve
-from helpers.serving.gateway.routes import Deployment, Routes, RouteTable
+from helpers.serving.gateway.routes import Deployment, Predictor, Routes, RouteTable
 from helpers.serving.gateway.split import Splitter
 from helpers.serving.gateway.watch import watch
 
@@ -117,7 +117,7 @@ class Gateway:
         intake: Intake | None = None
         try:
             parts = path.split("/", 4)
-            if len(parts) < 4 or parts[1] != "seldon" or parts[0]:
+            if len(parts) < 4 or parts[1] not in ("seldon", "predictor") or parts[0]:
                 return self._own(path, scope)
             intake = read_headers(scope)
             rest = "/" + parts[4] if len(parts) == 5 else "/"
@@ -125,10 +125,15 @@ class Gateway:
             deployment = table.deployment(parts[2], parts[3])
             if deployment is not None:
                 shape = seldon_error if deployment.protocol == "seldon" else plain_error
-                answer = await self._deployment(deployment, rest, intake, scope, receive, shape)
+                only = None
+                if parts[1] == "predictor":
+                    only, rest = _addressed(deployment, rest)
+                answer = await self._deployment(
+                    deployment, only, rest, intake, scope, receive, shape
+                )
             else:
                 deployment = table.explained(parts[2], parts[3])
-                if deployment is None:
+                if deployment is None or parts[1] == "predictor":
                     raise RequestError(
                         404,
                         f"There is no deployment {parts[3][:80]} in namespace {parts[2][:80]}.",
@@ -152,6 +157,7 @@ class Gateway:
     async def _deployment(
         self,
         deployment: Deployment,
+        only: Predictor | None,
         rest: str,
         intake: Intake,
         scope: Scope,
@@ -160,8 +166,8 @@ class Gateway:
     ) -> Answer:
         method: str = scope["method"]
         if rest in ("/ready", "/live", "/prometheus"):
-            return await self._probe(deployment, rest, scope)
-        predictor = self._orchestrator.choose(deployment, intake)
+            return await self._probe(deployment, only, rest, scope)
+        predictor = only or self._orchestrator.choose(deployment, intake)
         target = resolve(deployment.protocol, method, rest, predictor.model)
         started = time.perf_counter()
         size = 0
@@ -169,7 +175,9 @@ class Gateway:
         try:
             body = await self._bodies.read(scope, receive) if method == "POST" else b""
             size = len(body)
-            answer = await self._orchestrator.serve(deployment, predictor, target, intake, body)
+            answer = await self._orchestrator.serve(
+                deployment, predictor, target, intake, body, copied=only is None
+            )
         except RequestError as problem:
             answer = _refusal(problem, rest, shape)
         finally:
@@ -225,14 +233,16 @@ class Gateway:
             )
         self._in_flight[key] += 1
 
-    async def _probe(self, deployment: Deployment, rest: str, scope: Scope) -> Answer:
+    async def _probe(
+        self, deployment: Deployment, only: Predictor | None, rest: str, scope: Scope
+    ) -> Answer:
         if scope["method"] not in ("GET", "HEAD"):
             raise RequestError(405, f"{rest} takes GET.", headers={"allow": "GET"})
         if rest == "/prometheus":
             return self._scrape(scope)
         if rest == "/live":
             return _json(200, {"live": True})
-        reason = await self._orchestrator.not_ready(deployment)
+        reason = await self._orchestrator.not_ready(deployment, only)
         if reason is None:
             return _json(200, {"ready": True})
         return _json(503, {"ready": False, "reason": reason})
@@ -243,7 +253,7 @@ class Gateway:
             raise RequestError(
                 404,
                 f"Nothing is served at {path[:200]}; deployments are at "
-                "/seldon/<namespace>/<deployment>/.",
+                "/seldon/<namespace>/<deployment>/ and /predictor/<namespace>/<deployment>/<predictor>/.",
             )
         if scope["method"] not in ("GET", "HEAD"):
             raise RequestError(405, f"{path} takes GET.", headers={"allow": "GET"})
@@ -259,6 +269,15 @@ class Gateway:
         accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
         text, content_type = self.metrics.expose(accept)
         return Answer(200, [(b"content-type", content_type.encode())], text)
+
+
+def _addressed(deployment: Deployment, rest: str) -> tuple[Predictor, str]:
+    """Return the predictor that `rest` begins with, and what follows it."""
+    name, slash, tail = rest[1:].partition("/")
+    predictor = deployment.predictor(name)
+    if predictor is None:
+        raise RequestError(404, f"The deployment {deployment.name} has no predictor {name[:80]!r}.")
+    return predictor, slash + tail
 
 
 def _json(status: int, content: dict) -> Answer:

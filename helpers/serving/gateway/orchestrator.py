@@ -95,14 +95,16 @@ class Orchestrator:
         target: Target,
         intake: Intake,
         body: bytes,
+        *,
+        copied: bool = True,
     ) -> Answer:
-        """Return the model's answer to a request of any kind.
+        """Return the model's answer to a request of any kind; `copied` to the shadow, if there is one.
 
         Raises:
             RequestError: 400 feedback that is not JSON; 502, 503, 504 the model does not answer.
         """
         if target.service == "predictions":
-            if deployment.shadow is not None:
+            if copied and deployment.shadow is not None:
                 self._copy(deployment, deployment.shadow, intake, body)
             return await self._predict(deployment, predictor, target, intake, body)
         if target.service == "feedback":
@@ -135,14 +137,19 @@ class Orchestrator:
         except UpstreamError as problem:
             raise _unanswered(problem, f"The explainer of {deployment.name}") from problem
 
-    async def not_ready(self, deployment: Deployment) -> str | None:
-        """Why the deployment cannot serve, or None once all its models answer."""
-        problems = await asyncio.gather(
-            *[
-                self._model_not_ready(deployment, predictor)
+    async def not_ready(self, deployment: Deployment, only: Predictor | None = None) -> str | None:
+        """Why the deployment, or `only` one predictor, cannot serve; None once its models answer."""
+        asked = (
+            [only]
+            if only is not None
+            else [
+                predictor
                 for predictor in deployment.serving
                 if predictor.traffic or len(deployment.serving) == 1
             ]
+        )
+        problems = await asyncio.gather(
+            *[self._model_not_ready(deployment, predictor) for predictor in asked]
         )
         return next(filter(None, problems), None)
 
