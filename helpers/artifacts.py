@@ -35,6 +35,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "keras": ("tensorflow", "tf-keras"),
     "alibi-detect": ("tensorflow", "tf-keras", "alibi-detect", "dill", "numpy"),
     "alibi": ("alibi", "dill", "numpy"),
+    "scikit-learn": ("scikit-learn", "joblib", "numpy"),
 }
 
 
@@ -342,6 +343,7 @@ def load(dataset: str, name: str, **options: Any) -> Any:
 
     keras: a `tf.keras.Model`. alibi-detect: the detector. alibi: the explainer, for which
     `predictor=` is needed, a function from images (n, 32, 32, 3) to probabilities (n, classes).
+    scikit-learn: the estimator.
 
     Raises:
         ArtifactError: as `verify`.
@@ -375,10 +377,17 @@ def _load_explainer(folder: Path, predictor: Callable) -> Any:
         return load_explainer(folder, predictor=predictor)
 
 
+def _load_sklearn(folder: Path) -> Any:
+    import joblib
+
+    return joblib.load(folder / "model.joblib")
+
+
 _LOADERS: dict[str, Callable[..., Any]] = {
     "keras": _load_keras,
     "alibi-detect": _load_detector,
     "alibi": _load_explainer,
+    "scikit-learn": _load_sklearn,
 }
 
 
