@@ -521,7 +521,21 @@ def test_results_are_posted_to_the_reply_url_only_if_there_is_one(toys: None) ->
     assert sent.headers["ce-id"] == "reply"
 
 
+def test_numbers_that_overflow_the_score_are_refused(outliers: Any) -> None:
+    client, _ = outliers
+    answer = client.post("/", json=tensorflow(np.full((1, *SHAPE), 1e30)), headers=event("big"))
+    assert answer.status_code == 400
+    assert "too large" in answer.json()["error"]
+
+
 # Drift
+
+
+def test_numbers_that_overflow_the_encoder_do_not_enter_the_window(toys: None) -> None:
+    with serving(drift_server("drift_encoded", 10)) as client:
+        x = np.full((1, *SHAPE), 3e38) * np.sign(np.random.default_rng(0).normal(size=SHAPE))
+        assert client.post("/", json=tensorflow(x), headers=event("big")).status_code == 400
+        assert metric(client, "detect_server_window_rows") == 0
 
 
 def test_nothing_is_answered_until_the_window_is_full(toys: None) -> None:
@@ -577,6 +591,22 @@ def test_a_repeated_event_does_not_enter_the_window_twice(toys: None) -> None:
         assert metric(client, "detect_server_window_rows") == 1
 
 
+def test_a_result_that_cannot_be_posted_fills_no_second_window(toys: None) -> None:
+    broker = Broker()
+    broker.status = 500
+    server = drift_server("drift_plain", 10)
+    server.sender = broker.sender
+    rows = tensorflow(np.random.default_rng(3).normal(size=(14, 3)))
+    with serving(server) as client:
+        assert client.post("/", json=rows, headers=event("kept")).status_code == 503
+        assert client.post("/", json=rows, headers=event("kept")).status_code == 503
+        broker.status = 202
+        assert client.post("/", json=rows, headers=event("kept")).status_code == 200
+        assert len(broker.taken) == 1
+        assert metric(client, "detect_server_window_rows") == 4
+        assert metric(client, "seldon_metric_drift_is_drift", index="0") is not None
+
+
 def test_drift_of_each_feature(toys: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALIBI_DETECT_DRIFT_TYPE_FEATURE", "TRUE")
     rows = np.random.default_rng(3).normal(size=(10, 3))
@@ -627,6 +657,33 @@ def test_binary_metrics() -> None:
         counts = [metric(client, name) for name in (POSITIVE, MISSED, NEGATIVE, FALSE)]
         assert counts == [2, 1, 1, 3]
         assert client.post("/", json=feedback([2], [1])).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["classification.BinaryMetrics", "rmse.RMSE"])
+@pytest.mark.parametrize("truth", [[], [[]], [["a"], ["b", "c"]], ["a", 1, [2]]])
+def test_a_truth_without_shape_is_refused(name: str, truth: list) -> None:
+    with serving(metrics_server(f"helpers.serving.detect.{name}", logged({}))) as client:
+        for response in (truth, None):
+            answer = client.post("/", json=feedback(truth, response), headers=event(f"{response}"))
+            assert answer.status_code == 400
+            assert answer.json()["status"]["status"] == "FAILURE"
+
+
+class Broken:
+    """A metrics server of a user's own, with a mistake in it."""
+
+    def transform(self, truth: Any, response: Any, request: Any = None) -> list:
+        raise ZeroDivisionError("mine")
+
+
+def test_a_mistake_in_a_class_of_ones_own_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    server = metrics_server(f"{MODELS}binary_metrics.BinaryMetrics")
+    with serving(server) as client:
+        server.detector.model = Broken()
+        answer = client.post("/", json=feedback([1], [1]))
+    assert (answer.status_code, answer.json()["status"]["reason"]) == (400, "METRICS_SERVER_ERROR")
+    assert "mine" in answer.json()["status"]["info"]
+    assert "in transform" in caplog.text
 
 
 def test_multiclass_numeric() -> None:

@@ -26,7 +26,7 @@ from helpers.serving.common.events import CloudEvent, from_http, is_event, now
 from helpers.serving.common.metrics import new_registry
 from helpers.serving.detect.exposition import RuntimeMetrics
 from helpers.serving.detect.forwarding import InlierForwarder, Sender
-from helpers.serving.detect.remembered import Remembered
+from helpers.serving.detect.remembered import Remembered, Unsent
 from helpers.serving.detect.verdict import Detector, Verdict
 from helpers.serving.payloads import FEEDBACK, SELDON, write_json
 
@@ -84,6 +84,7 @@ class DetectServer:
         self.state = f"{settings.name} is loading its {type(detector).__name__}."
         self.loaded = threading.Event()
         self.remembered = Remembered()
+        self.unsent = Unsent()
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="detector")
         self.registry = new_registry()
         self.metrics = RuntimeMetrics(self.event_type)
@@ -140,9 +141,14 @@ class DetectServer:
                 self.events.labels("repeated").inc()
                 return self._respond(event, known)
         body = event.json() if event is not None else parse_json(raw)
-        verdict = self.detector.process(body, headers, event)
+        # An event that came again because its verdict could not be passed on is not judged again.
+        verdict = self.unsent.take(event) or self.detector.process(body, headers, event)
         data = b"" if verdict.reply is None else write_json(verdict.reply)
-        self._pass_on(event, raw, body, verdict, data)
+        try:
+            self._pass_on(event, raw, body, verdict, data)
+        except RequestError:
+            self.unsent.put(event, verdict)
+            raise
         try:
             self.metrics.update(verdict.metrics)
         except ValueError as problem:

@@ -100,6 +100,8 @@ class DriftDetector:
         check_shape(rows, self.row_shape)
         if self._encode:
             rows = self._encode(cast(rows, np.float32))
+            if not np.isfinite(rows).all():  # one such row would spoil the window
+                raise RequestError(400, "The instances hold numbers too large to be encoded.")
         if self.window is None:
             self.row_shape = rows.shape[1:]
             self.window = Window(self.size, self.row_shape, np.result_type(rows, np.float32))

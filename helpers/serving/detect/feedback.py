@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from helpers.serving.detect.completion import PayloadLog
 from helpers.serving.detect.metrics_base import as_rows
 from helpers.serving.detect.verdict import Metric, Verdict
 from helpers.serving.payloads import read_seldon_message
+
+log = logging.getLogger(__name__)
 
 
 class MetricsServer:
@@ -44,20 +47,20 @@ class MetricsServer:
             raise RequestError(
                 400, 'Expected key "truth" in the feedback.', reason="NO_TRUTH_VALUE"
             )
-        truth = read_seldon_message(body["truth"], "truth")
+        truth = _array(read_seldon_message(body["truth"], "truth"), "truth")
+        if not truth.size:
+            raise RequestError(400, "truth holds no value.", reason="NO_TRUTH_VALUE")
         given = _given_metrics(body["truth"])
         request = _message(body, "request")
         response = _message(body, "response")
         if response is None:
-            response = self._logged_response(event, len(as_rows(truth)))
+            response = _array(self._logged_response(event, len(as_rows(truth))), "response")
         try:
-            compared = self.model.transform(
-                np.asarray(truth),
-                np.asarray(response),
-                None if request is None else np.asarray(request),
-            )
+            compared = self.model.transform(truth, response, request)
             metrics = [_as_metric(metric) for metric in _as_list(compared)]
-        except (ValueError, TypeError, IndexError, KeyError, OverflowError) as problem:
+        except Exception as problem:  # a class of the user's own may raise anything
+            if not isinstance(problem, ValueError | TypeError | IndexError):
+                log.warning("%s failed", self.name, exc_info=problem)
             raise RequestError(
                 400,
                 f"Truth and response cannot be compared by {self.name}: {problem}.",
@@ -82,7 +85,17 @@ class MetricsServer:
         return self.payload_log.response(event, rows)
 
 
-def _message(body: dict, name: str) -> np.ndarray | list | None:
+def _array(values: Any, where: str) -> np.ndarray:
+    """Return a message's data, which is a list where it holds text, as an array."""
+    try:
+        return np.asarray(values)
+    except ValueError as problem:
+        raise RequestError(
+            400, f"{where} is not an array: its instances differ in shape."
+        ) from problem
+
+
+def _message(body: dict, name: str) -> np.ndarray | None:
     """Return the data of the request or response in a feedback; None where it has none."""
     message = body.get(name)
     if not message:
@@ -90,10 +103,10 @@ def _message(body: dict, name: str) -> np.ndarray | list | None:
     if isinstance(message, dict):
         for key in ("predictions", "instances"):  # the tensorflow protocol's
             if "data" not in message and isinstance(message.get(key), list):
-                return read_seldon_message({"data": {"ndarray": message[key]}}, f"{name}.{key}")
+                message = {"data": {"ndarray": message[key]}}
         if "data" not in message:
             return None  # a seldon message may hold only `meta`
-    return read_seldon_message(message, name)
+    return _array(read_seldon_message(message, name), name)
 
 
 def _given_metrics(truth: dict) -> list[Metric]:

@@ -42,7 +42,8 @@ def _distributions(rows: np.ndarray) -> np.ndarray:
     if rows.ndim != 2 or rows.dtype.kind not in "biuf" or (rows < 0).any():
         raise ValueError("rows of probabilities are expected")
     rows = rows.astype(float)
-    sums = rows.sum(axis=1, keepdims=True)
-    if not (sums > 0).all():
-        raise ValueError("a row of probabilities sums to zero")
+    with np.errstate(over="ignore"):
+        sums = rows.sum(axis=1, keepdims=True)
+    if not ((sums > 0) & np.isfinite(sums)).all():
+        raise ValueError("a row of probabilities sums to zero or to no number")
     return rows / sums

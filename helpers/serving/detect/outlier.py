@@ -114,10 +114,13 @@ class OutlierDetector:
             data = self._score(rows, level, want_features)
         else:
             data = self._predict(rows, level, want_features)
+        scores = data.get("instance_score")
+        if scores is not None and not np.isfinite(scores).all():
+            raise RequestError(400, "The instances hold numbers too large to be scored.")
         flagged = np.asarray(data["is_outlier"])
         by_row = flagged.reshape(len(flagged), -1).any(axis=1)
         reply = {"data": _asked_for(data, want_instances, want_features), "meta": self._meta()}
-        return Verdict(reply, _metrics(by_row, data.get("instance_score")), ~by_row)
+        return Verdict(reply, _metrics(by_row, scores), ~by_row)
 
     def _score(self, rows: np.ndarray, level: str, want_features: bool) -> dict[str, Any]:
         features, instances = self._fast(

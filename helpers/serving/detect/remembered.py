@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from helpers.serving.common.events import CloudEvent
+from helpers.serving.detect.verdict import Verdict
 
 EVENTS = 10_000
+UNSENT = 1_000
 BYTES = 32 * 2**20
 
 
@@ -33,3 +35,23 @@ class Remembered:
         self._held += len(reply)
         while len(self._replies) > self.events or (self._held > self.bytes and self._replies):
             self._held -= len(self._replies.popitem(last=False)[1])
+
+
+class Unsent:
+    """Verdicts on the latest events that could not be passed on: a detector with a window or a sum
+    must not be asked twice about one event."""
+
+    def __init__(self) -> None:
+        self._verdicts: OrderedDict[tuple[str, str], Verdict] = OrderedDict()
+
+    def put(self, event: CloudEvent | None, verdict: Verdict) -> None:
+        """Keep the verdict until the event comes again; what is no event cannot be known again."""
+        if event is None:
+            return
+        self._verdicts[event.source, event.id] = verdict
+        if len(self._verdicts) > UNSENT:
+            self._verdicts.popitem(last=False)
+
+    def take(self, event: CloudEvent | None) -> Verdict | None:
+        """Return the verdict on an event that has come again; None where it has to be judged."""
+        return None if event is None else self._verdicts.pop((event.source, event.id), None)
