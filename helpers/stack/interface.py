@@ -1,11 +1,11 @@
 """What a notebook asks of the place where manifests run: the local stack or a cluster.
 
-    from helpers import stack
+from helpers import stack
 
-    cluster = stack.connect(BACKEND, dataset=DATASET)
-    cluster.apply("manifests/model/cifar10.yaml")
-    cluster.wait()
-    cluster.url("cifar10")            # http://127.0.0.1:8003/seldon/walkthrough/cifar10
+cluster = stack.connect(BACKEND, dataset=DATASET)
+cluster.apply("manifests/model/cifar10.yaml")
+cluster.wait()
+cluster.url("cifar10")            # http://127.0.0.1:8003/seldon/walkthrough/cifar10
 """
 
 from __future__ import annotations
@@ -139,4 +139,3 @@ class Stack(ABC):
     @abstractmethod
     def down(self) -> None:
         """Stop the local stack and remove its state; on a cluster, delete what was applied."""
-

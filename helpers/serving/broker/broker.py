@@ -46,6 +46,7 @@ class Broker:
 
     def __init__(self, folder: Path, registry: CollectorRegistry, limits: Limits) -> None:
         self.store = open_store(folder)
+        self.registry = registry
         self.lanes: dict[tuple[str, str], Lane] = {}
         self.by_id: dict[int, Lane] = {}
         self.brokers: set[tuple[str, str]] = set()

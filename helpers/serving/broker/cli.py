@@ -28,13 +28,16 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def make_app(folder: Path, token: str, limits: Limits) -> Starlette:
-    """Return the broker's ASGI app over a state folder.
+    """Return the ASGI app of a broker over a state folder.
 
     Raises:
         ServingError: the state folder cannot be used.
     """
-    registry = new_registry()
-    broker = Broker(folder, registry, limits)
+    return app_of(Broker(folder, new_registry(), limits), token)
+
+
+def app_of(broker: Broker, token: str) -> Starlette:
+    """Return a broker's ASGI app, which starts and stops it; `token` opens its control API."""
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -46,7 +49,7 @@ def make_app(folder: Path, token: str, limits: Limits) -> Starlette:
         NAME,
         [*ingress.routes(broker), *control.routes(broker, token)],
         not_ready=lambda: broker.store.problem,
-        registry=registry,
+        registry=broker.registry,
         concurrency_limit=1024,
         lifespan=lifespan,
     )

@@ -1,0 +1,137 @@
+"""The command line of the stack, for people at a shell."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from helpers import stack
+from helpers.errors import WalkthroughError
+from helpers.stack.interface import WAIT_SECONDS, ServerStatus
+
+FOLLOW_SECONDS = 0.5  # between two looks at a log
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Backend = Annotated[str, typer.Option(help="local or kind.")]
+Dataset = Annotated[str, typer.Option(help="Whose artefacts are served: cifar10 or digits.")]
+Paths = Annotated[list[Path], typer.Argument(help="Manifest files, or folders of them.")]
+
+
+@app.callback()
+def about() -> None:
+    """Run the manifests of this repository on this machine, without a cluster."""
+
+
+@app.command()
+def up(backend: Backend = "local") -> None:
+    """Start the stack; `apply` does it too."""
+    cluster = stack.connect(backend)
+    listening = cluster.up()
+    print(f"gateway http://{listening.gateway}\nbroker  http://{listening.broker}")
+    if cluster.is_outdated:
+        print("It was started from older code: `python -m helpers.stack down` ends it.")
+
+
+@app.command()
+def apply(
+    paths: Paths,
+    backend: Backend = "local",
+    dataset: Dataset = "cifar10",
+    wait: Annotated[bool, typer.Option(help="Return once everything is ready.")] = True,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait at most.")] = WAIT_SECONDS,
+) -> None:
+    """Apply manifests."""
+    cluster = stack.connect(backend, dataset=dataset)
+    for one in cluster.apply(*paths):
+        print(one)
+    if wait:
+        cluster.wait(timeout=timeout)
+
+
+@app.command()
+def delete(paths: Paths, backend: Backend = "local") -> None:
+    """Delete the objects of manifests."""
+    for one in stack.connect(backend).delete(*paths):
+        print(one)
+
+
+@app.command()
+def wait(
+    names: Annotated[list[str] | None, typer.Argument(help="Of servers or objects; all.")] = None,
+    backend: Backend = "local",
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds.")] = WAIT_SECONDS,
+) -> None:
+    """Return once everything that was applied is ready."""
+    stack.connect(backend).wait(*(names or []), timeout=timeout)
+
+
+@app.command()
+def status(backend: Backend = "local") -> None:
+    """Show every server: state, restarts, last line of its log."""
+    servers = stack.connect(backend).status()
+    if not servers:
+        print("Nothing runs.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("server", "state", "for", "restarts", "address", "pid", "last line"):
+        table.add_column(heading, overflow="fold" if heading == "last line" else "ellipsis")
+    for one in servers:
+        table.add_row(*_row(one))
+    Console().print(table)
+
+
+def _row(one: ServerStatus) -> tuple[str, ...]:
+    colour = {"ready": "green", "restarting": "red"}.get(one.state, "yellow")
+    return (
+        one.name,
+        f"[{colour}]{one.state}[/]",
+        f"{one.seconds:.0f} s",
+        str(one.restarts),
+        one.address or "-",
+        str(one.pid or "-"),
+        one.last_line.replace("[", r"\["),
+    )
+
+
+@app.command()
+def logs(
+    name: Annotated[str, typer.Argument(help="A server, or the object that owns it.")],
+    backend: Backend = "local",
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="Last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Until Ctrl-C.")] = False,
+) -> None:
+    """Show the log of a server."""
+    cluster = stack.connect(backend)
+    shown = cluster.logs(name, lines).splitlines()
+    print("\n".join(shown))
+    while follow:
+        time.sleep(FOLLOW_SECONDS)
+        now = cluster.logs(name, 1000).splitlines()
+        last = shown[-1] if shown else None
+        new = now[len(now) - now[::-1].index(last) :] if last in now else now
+        if new:
+            print("\n".join(new), flush=True)
+            shown = now
+
+
+@app.command()
+def down(backend: Backend = "local") -> None:
+    """Stop everything and remove its state."""
+    stack.connect(backend).down()
+
+
+def main() -> None:
+    """Run the command; a failure is one sentence and exit code 1."""
+    try:
+        app()
+    except WalkthroughError as problem:
+        sys.exit(f"stack: {problem}")
+    except KeyboardInterrupt:
+        sys.exit(130)

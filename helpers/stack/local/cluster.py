@@ -1,0 +1,258 @@
+"""The running stack: what has been applied, and the servers, routes and triggers that come of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from helpers.errors import ManifestError
+from helpers.serving.broker.broker import Broker
+from helpers.serving.gateway.routes import Routes, RouteTable
+from helpers.stack.documents import Document
+from helpers.stack.interface import Applied
+from helpers.stack.local import plan as planning
+from helpers.stack.local.addresses import Addresses, ServiceAddress
+from helpers.stack.local.plan import Key, Plan
+from helpers.stack.local.relay import Relay
+from helpers.stack.local.resources import Object, Service, parse
+from helpers.stack.local.seldon import Model
+from helpers.stack.local.spec import ServerSpec
+from helpers.stack.local.supervisor import Supervisor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ObjectStatus:
+    """One applied object, its servers, and those of them that are not ready yet."""
+
+    kind: str
+    namespace: str
+    name: str
+    servers: tuple[str, ...]
+    waits_for: tuple[str, ...]
+
+
+class Cluster:
+    """All applied objects and what runs for them. Lives on one event loop.
+
+    Args:
+        supervisor: runs server processes; its `on_change` must call `refresh`.
+        routes: the gateway's.
+        broker: events.
+        gateway, broker_address: `host:port`.
+        file: keeps what has been applied.
+    """
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        routes: Routes,
+        broker: Broker,
+        gateway: str,
+        broker_address: str,
+        file: Path,
+    ) -> None:
+        self.supervisor = supervisor
+        self.routes = routes
+        self.broker = broker
+        self.gateway = gateway
+        self.broker_address = broker_address
+        self.file = file
+        self.documents: dict[Key, Document] = {}
+        self.objects: dict[Key, Object] = {}
+        self.plan = Plan({}, {}, {}, frozenset(), {})
+        self.relays: dict[tuple[str, str], Relay] = {}
+        self._serving: dict[Key, Model] = {}  # the last version of each that was ready
+        self._changing = asyncio.Lock()
+        self._extra: dict[str, ServerSpec] = {}
+        self._ports: dict[tuple[str, str], int] = {}  # of Services, as their manifests have them
+
+    def run_beside(self, spec: ServerSpec) -> None:
+        """Run a server that nobody applied, such as Prometheus."""
+        self._extra[spec.name] = spec
+        self.supervisor.apply(spec)
+
+    async def restore(self) -> None:
+        """Apply what an earlier daemon had; what no longer can be is left out, and the log says so."""
+        try:
+            kept = orjson.loads(self.file.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, orjson.JSONDecodeError) as problem:
+            log.error("What was applied before is lost: %s: %s", self.file, problem)
+            return
+        documents = [Document(one["origin"], one["content"]) for one in kept]
+        try:
+            await self.apply(documents)
+            return
+        except ManifestError as problem:
+            log.error("Not everything comes back: %s", problem)
+        for document in documents:
+            try:
+                await self.apply([document])
+            except ManifestError as problem:
+                log.error("Not applied again: %s", problem)
+
+    async def apply(self, documents: Iterable[Document]) -> list[Applied]:
+        """Apply objects: all of them, or none if one is refused.
+
+        Raises:
+            ManifestError: names file, document and field.
+        """
+        async with self._changing:
+            given = [(document, parse(document)) for document in documents]
+            origins: dict[Key, str] = {}
+            for document, one in given:
+                if one.key in origins:
+                    raise ManifestError(
+                        f"{document.origin}: {one} is in {origins[one.key]} as well; apply it once."
+                    )
+                origins[one.key] = document.origin
+            objects = {**self.objects, **{one.key: one for _, one in given}}
+            await self._listen_for(objects)
+            plan = planning.make(objects, self._addresses(objects), origins)
+            applied = [Applied(one.kind, one.name, self._action(one)) for _, one in given]
+            self.documents |= {one.key: document for document, one in given}
+            await self._enforce(objects, plan)
+            return applied
+
+    async def delete(self, documents: Iterable[Document]) -> list[Applied]:
+        """Delete objects; those that are not there are left out."""
+        async with self._changing:
+            keys = [key for document in documents if (key := _key(document)) in self.objects]
+            objects = {key: one for key, one in self.objects.items() if key not in keys}
+            plan = planning.make(objects, self._addresses(objects), {})
+            for key in keys:
+                del self.documents[key]
+            await self._enforce(objects, plan)
+            return [Applied(kind, name, "deleted") for kind, _, name in keys]
+
+    def _addresses(self, objects: dict[Key, Object]) -> Addresses:
+        """What cluster addresses mean once `objects` are all there is."""
+        services = {
+            key: ServiceAddress(
+                self._ports[key], relay.address, applied=("Service", *key) in objects
+            )
+            for key, relay in self.relays.items()
+        }
+        return Addresses(self.gateway, self.broker_address, services)
+
+    async def _listen_for(self, objects: dict[Key, Object]) -> None:
+        """Give every Service its address. It keeps it when it is deleted: others may still have it."""
+        for one in objects.values():
+            if isinstance(one, Service):
+                key = (one.namespace, one.name)
+                self._ports[key] = one.spec.ports[0].port
+                if key not in self.relays:
+                    self.relays[key] = Relay(lambda key=key: self._behind(key))
+                    await self.relays[key].start()
+
+    def _behind(self, service: tuple[str, str]) -> tuple[str, int] | None:
+        name = self.plan.services.get(service)
+        return None if name is None else self.supervisor.address(name)
+
+    def _action(self, one: Object) -> str:
+        if one.key not in self.objects:
+            return "created"
+        return "unchanged" if self.objects[one.key] == one else "configured"
+
+    async def _enforce(self, objects: dict[Key, Object], plan: Plan) -> None:
+        before, self.objects, self.plan = self.plan, objects, plan
+        self._keep()
+        for namespace, name in plan.brokers - before.brokers:
+            await self.broker.declare_broker(namespace, name)
+        for trigger in plan.triggers.values():
+            await self.broker.put_trigger(trigger)
+        for namespace, name in before.triggers.keys() - plan.triggers.keys():
+            await self.broker.delete_trigger(namespace, name)
+        for namespace, name in before.brokers - plan.brokers:
+            await self.broker.delete_broker(namespace, name)
+        for spec in self._wanted():
+            self.supervisor.apply(spec)
+        self.refresh()
+
+    def _keep(self) -> None:
+        kept = [{"origin": one.origin, "content": one.content} for one in self.documents.values()]
+        half = self.file.with_suffix(".new")
+        half.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
+        os.replace(half, self.file)
+
+    def _wanted(self) -> list[ServerSpec]:
+        return [
+            *self.plan.servers.values(),
+            *(spec for model in self.plan.models.values() for spec in model.servers),
+        ]
+
+    def refresh(self) -> None:
+        """Bring the routes up to date with what is ready, then end what nothing leads to any more."""
+        for key, model in self.plan.models.items():
+            # A changed deployment takes requests once all of it can: until then the old one does.
+            if key not in self._serving or all(map(self.supervisor.is_ready, model.servers)):
+                self._serving[key] = model
+        for key in self._serving.keys() - self.plan.models.keys():
+            del self._serving[key]
+        deployments = tuple(
+            model.route(self.supervisor.address) for model in self._serving.values()
+        )
+        if deployments != self.routes.table.deployments:
+            revision = str(int(self.routes.table.revision or 0) + 1)
+            self.routes.replace(RouteTable(revision=revision, deployments=deployments))
+        serving = (spec for model in self._serving.values() for spec in model.servers)
+        needed = {spec.name for spec in [*self._wanted(), *serving]} | self._extra.keys()
+        for status in self.supervisor.status():
+            if status.name not in needed and status.state != "stopping":
+                self.supervisor.remove(status.name)
+
+    def status(self) -> list[ObjectStatus]:
+        """Return every applied object."""
+        return [self._status(one) for one in self.objects.values()]
+
+    def _status(self, one: Object) -> ObjectStatus:
+        specs: tuple[ServerSpec, ...] = ()
+        if one.key in self.plan.models:
+            specs = self.plan.models[one.key].servers
+        elif one.key in self.plan.servers:
+            specs = (self.plan.servers[one.key],)
+        elif isinstance(one, Service):
+            name = self.plan.services[one.namespace, one.name]
+            specs = tuple(spec for spec in self.plan.servers.values() if spec.name == name)
+        return ObjectStatus(
+            one.kind,
+            one.namespace,
+            one.name,
+            tuple(spec.name for spec in specs),
+            tuple(spec.name for spec in specs if not self.supervisor.is_ready(spec)),
+        )
+
+    def urls(self) -> dict[str, str]:
+        """Return `<kind>/<name>` -> address, and those of the stack's own servers."""
+        found = {}
+        for one in self.objects.values():
+            if one.kind == "SeldonDeployment":
+                found[str(one)] = f"http://{self.gateway}/seldon/{one.namespace}/{one.name}"
+            elif one.kind == "Service":
+                found[str(one)] = f"http://{self.relays[one.namespace, one.name].address}"
+            elif one.kind == "Broker":
+                found[str(one)] = f"http://{self.broker_address}/{one.namespace}/{one.name}"
+        for name in self._extra:
+            address = self.supervisor.address(name)
+            if address is not None:
+                found[name] = f"http://{address[0]}:{address[1]}"
+        return found
+
+    async def stop(self) -> None:
+        """Close the addresses of Services."""
+        await asyncio.gather(*(relay.stop() for relay in self.relays.values()))
+
+
+def _key(document: Document) -> Key:
+    metadata: dict[str, Any] = document.content["metadata"]
+    return document.content["kind"], metadata.get("namespace", "default"), metadata["name"]

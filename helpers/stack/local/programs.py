@@ -1,0 +1,85 @@
+"""Which program stands in for an image, and how its port is told.
+
+The images are those of `manifests/`. Arguments pass unchanged, but for the port to listen on, paths of
+mounted volumes, and addresses.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+from helpers.errors import ManifestError
+from helpers.stack.local.resources import Container
+
+SERVING_IMAGE = "walkthrough/serving"  # ours
+DETECT_IMAGE = "seldonio/alibi-detect-server"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module of ours: what Prometheus scrapes of it, and the flag of its port."""
+
+    module: str
+    port_flag: str
+    metrics_path: str
+
+
+DETECT = Program("helpers.serving.detect", "--http_port", "/v1/metrics")
+PAYLOAD_LOG = Program("helpers.serving.payload_log", "--port", "/metrics")
+EXPLAIN = Program("helpers.serving.explain", "--http_port", "/metrics")
+
+_MODULES = {program.module: program for program in (DETECT, PAYLOAD_LOG, EXPLAIN)}
+
+
+def split_image(image: str) -> tuple[str, str]:
+    """Return repository and version of an image; the version is "" where it has none."""
+    name = image.partition("@")[0]
+    repository, colon, tag = name.rpartition(":")
+    return (repository, tag) if colon and "/" not in tag else (name, "")
+
+
+def of_container(container: Container, place: str) -> tuple[Program, list[str]]:
+    """Return the program for a container, and its arguments with `{port}` for the port.
+
+    Raises:
+        ManifestError: an image or a command that nothing here stands in for.
+    """
+    repository, _ = split_image(container.image or "")
+    if repository == DETECT_IMAGE:
+        if container.command:
+            raise ManifestError(
+                f"{place}.command: the image {DETECT_IMAGE} has its own; leave it out."
+            )
+        return DETECT, with_port(container.args, DETECT.port_flag)
+    if repository != SERVING_IMAGE:
+        raise ManifestError(
+            f"{place}.image: the local stack has no program for {container.image or 'no image'}; it has "
+            f"them for {DETECT_IMAGE} and {SERVING_IMAGE}."
+        )
+    words = [*container.command, *container.args]
+    if len(words) < 3 or words[1] != "-m" or words[2] not in _MODULES:
+        raise ManifestError(
+            f"{place}.command: of {SERVING_IMAGE} the local stack runs [python, -m, MODULE] with MODULE "
+            f"one of {', '.join(_MODULES)}."
+        )
+    program = _MODULES[words[2]]
+    return program, with_port(words[3:], program.port_flag)
+
+
+def with_port(arguments: list[str], flag: str) -> list[str]:
+    """Return the arguments with `{port}` as the value of `flag`, `--flag=8080` or `--flag 8080`."""
+    told = list(arguments)
+    for position, word in enumerate(told):
+        if word == flag and position + 1 < len(told):
+            told[position + 1] = "{port}"
+            return told
+        if word.startswith(f"{flag}="):
+            told[position] = f"{flag}={{port}}"
+            return told
+    return [f"{flag}={{port}}", *told]
+
+
+def command(program: Program, arguments: list[str]) -> tuple[str, ...]:
+    """Return the whole command."""
+    return (sys.executable, "-m", program.module, *arguments)

@@ -1,0 +1,291 @@
+"""A SeldonDeployment as servers and a route, as Seldon's operator makes pods and a VirtualService of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from helpers.errors import ManifestError, WalkthroughError
+from helpers.serving import program
+from helpers.serving.explain.methods import METHODS
+from helpers.serving.gateway import routes
+from helpers.serving.storage import locate
+from helpers.stack.local import programs
+from helpers.stack.local.addresses import Addresses
+from helpers.stack.local.environment import Sources, need_secret, variables
+from helpers.stack.local.resources import Explainer, Predictor, SeldonDeployment
+from helpers.stack.local.spec import ServerSpec
+
+TIMEOUT = "seldon.io/rest-timeout"  # annotation, milliseconds
+NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: connections are refused
+
+TENSORFLOW_ONLY = "AnchorImages"  # the operator passes it --tf_data_type
+
+
+@dataclass(frozen=True)
+class Model:
+    """A SeldonDeployment to be: its servers, and its route once their addresses are known."""
+
+    deployment: SeldonDeployment
+    servers: tuple[ServerSpec, ...]
+    loggers: Mapping[str, str] = field(default_factory=dict)  # predictor -> local address
+
+    def route(self, address: Callable[[str], tuple[str, int] | None]) -> routes.Deployment:
+        """Return the gateway's entry.
+
+        Args:
+            address: name of a server -> host and port; None where it has none (yet).
+        """
+
+        def url(name: str) -> str:
+            found = address(name)
+            return NOWHERE if found is None else f"http://{found[0]}:{found[1]}"
+
+        deployment = self.deployment
+        predictors = []
+        for one in deployment.spec.predictors:
+            repository, version = programs.split_image(
+                (one.container and one.container.image) or ""
+            )
+            limit = _timeout(deployment, one)
+            predictors.append(
+                routes.Predictor(
+                    name=one.name,
+                    model=one.graph.name,
+                    url=url(model_name(deployment, one)),
+                    image=repository,
+                    image_version=version,
+                    version=one.annotations.get("version", one.labels.get("version", "")),
+                    traffic=one.traffic,
+                    shadow=one.shadow,
+                    logger=(
+                        routes.Logger(url=self.loggers[one.name], mode=one.graph.logger.mode)
+                        if one.graph.logger
+                        else None
+                    ),
+                    takes_feedback=deployment.spec.protocol == "seldon",
+                    explainer=url(explainer_name(deployment, one)) if one.explainer else None,
+                    **({"timeout_seconds": limit} if limit else {}),
+                )
+            )
+        return routes.Deployment(
+            namespace=deployment.namespace,
+            name=deployment.name,
+            protocol=deployment.spec.protocol,
+            predictors=tuple(predictors),
+        )
+
+
+def model_name(deployment: SeldonDeployment, predictor: Predictor) -> str:
+    """Return the name of a model's server, that of its Deployment in a cluster."""
+    return f"{deployment.name}-{predictor.name}-0-{predictor.graph.name}"
+
+
+def explainer_name(deployment: SeldonDeployment, predictor: Predictor) -> str:
+    """Return the name of an explainer's server."""
+    return f"{deployment.name}-{predictor.name}-explainer"
+
+
+def plan(
+    deployment: SeldonDeployment, sources: Sources, addresses: Addresses, origin: str | None
+) -> Model:
+    """Return what a SeldonDeployment asks for.
+
+    Args:
+        deployment: the object.
+        sources: all applied objects.
+        addresses: what cluster addresses mean.
+        origin: where it stands, for errors; None is lenient about what it refers to.
+
+    Raises:
+        ManifestError: something that the local stack cannot do, or refers to what is not there.
+    """
+    servers, loggers = [], {}
+    for number, predictor in enumerate(deployment.spec.predictors):
+        place = (
+            None if origin is None else f"{origin}, {deployment.kind}: spec.predictors[{number}]"
+        )
+        servers.append(_model_server(deployment, predictor, sources, addresses, place))
+        if predictor.explainer is not None:
+            servers.append(_explain_server(deployment, predictor, sources, addresses, place))
+        if predictor.graph.logger is not None:
+            loggers[predictor.name] = addresses.resolve(
+                predictor.graph.logger.url,
+                deployment.namespace,
+                place and f"{place}.graph.logger.url",
+            )
+    model = Model(deployment, tuple(servers), loggers)
+    try:
+        model.route(lambda name: None)
+    except ValueError as problem:
+        reason = str(problem).splitlines()[2].strip().removeprefix("Value error, ").split(" [")[0]
+        raise ManifestError(f"{origin or deployment}, {deployment.kind}: {reason}.") from problem
+    return model
+
+
+def _model_server(
+    deployment: SeldonDeployment,
+    predictor: Predictor,
+    sources: Sources,
+    addresses: Addresses,
+    place: str | None,
+) -> ServerSpec:
+    graph = predictor.graph
+    where = f"{place or deployment}.graph"
+    need_secret(
+        deployment, graph.env_secret_ref_name, sources, place and f"{where}.envSecretRefName"
+    )
+    _check_artifact(graph.model_uri, f"{where}.modelUri", strict=place is not None)
+    parameters = [one.model_dump() for one in graph.parameters]
+    match graph.implementation, deployment.spec.protocol:
+        case "TENSORFLOW_SERVER", "tensorflow":
+            told = program.tf_server_program(graph.name, graph.model_uri)
+        case "SKLEARN_SERVER", "seldon":
+            told = program.seldon_program(graph.name, graph.model_uri, parameters)
+        case "SKLEARN_SERVER", "v2":
+            told = program.mlserver_program(graph.name, graph.model_uri, parameters)
+        case implementation, protocol:
+            raise ManifestError(
+                f"{where}.implementation: {implementation} does not speak the {protocol} protocol here; "
+                "TENSORFLOW_SERVER speaks tensorflow, SKLEARN_SERVER seldon and v2."
+            )
+    container = predictor.container
+    image = (container.image if container else "") or graph.implementation
+    environment = _operator_environment(deployment, predictor, image)
+    if container:
+        if container.command or container.args:
+            raise ManifestError(
+                f"{place or deployment}.componentSpecs: command and args are the operator's for "
+                f"{graph.implementation}; leave them out."
+            )
+        environment |= variables(
+            deployment,
+            container.env,
+            container.env_from,
+            sources,
+            addresses,
+            place and f"{place}.componentSpecs[0].spec.containers[0]",
+        )
+    return ServerSpec(
+        name=model_name(deployment, predictor),
+        owner=str(deployment),
+        command=told.command,
+        environment={**told.environment, **environment},
+        files=told.files,
+        ready_path=told.ready_path,
+        metrics_path=told.metrics_path,
+        metrics_placeholder=told.metrics_placeholder,
+        stop_seconds=told.stop_seconds,
+        labels={"namespace": deployment.namespace},
+        image=image,
+    )
+
+
+def _explain_server(
+    deployment: SeldonDeployment,
+    predictor: Predictor,
+    sources: Sources,
+    addresses: Addresses,
+    place: str | None,
+) -> ServerSpec:
+    explainer = predictor.explainer
+    assert explainer is not None
+    where = f"{place or deployment}.explainer"
+    if explainer.type not in METHODS:
+        raise ManifestError(
+            f"{where}.type: there is no explainer {explainer.type} here; {', '.join(METHODS)} there is."
+        )
+    protocol = deployment.spec.protocol
+    if protocol == "v2":
+        raise ManifestError(
+            f"{where}: explainers speak the seldon and the tensorflow protocol here, not v2."
+        )
+    need_secret(
+        deployment, explainer.env_secret_ref_name, sources, place and f"{where}.envSecretRefName"
+    )
+    if explainer.model_uri:
+        _check_artifact(explainer.model_uri, f"{where}.modelUri", strict=place is not None)
+    container = explainer.container_spec
+    image = (container.image if container else "") or "seldonio/alibiexplainer:1.19.0"
+    environment = _operator_environment(deployment, predictor, image)
+    if container:
+        environment |= variables(
+            deployment,
+            container.env,
+            container.env_from,
+            sources,
+            addresses,
+            place and f"{where}.containerSpec",
+        )
+    host = (
+        f"{addresses.gateway}/predictor/{deployment.namespace}/{deployment.name}/{predictor.name}"
+    )
+    return ServerSpec(
+        name=explainer_name(deployment, predictor),
+        owner=str(deployment),
+        command=(
+            sys.executable,
+            "-m",
+            programs.EXPLAIN.module,
+            *_explainer_arguments(explainer, predictor.graph.name, host, protocol),
+        ),
+        environment=environment,
+        metrics_path=programs.EXPLAIN.metrics_path,
+        labels={"namespace": deployment.namespace},
+        image=image,
+    )
+
+
+def _explainer_arguments(
+    explainer: Explainer, model: str, predictor_host: str, protocol: str
+) -> list[str]:
+    """What Seldon's operator passes to the explain container."""
+    told = [
+        f"--model_name={model}",
+        f"--predictor_host={predictor_host}",
+        f"--protocol={protocol}.http",
+        "--http_port={port}",
+    ]
+    if explainer.model_uri:
+        told.append(f"--storage_uri={explainer.model_uri}")
+    told.append(explainer.type)
+    if explainer.type == TENSORFLOW_ONLY:
+        told.append("--tf_data_type=float32")
+    return [*told, *(f"--{key}={value}" for key, value in sorted(explainer.config.items()))]
+
+
+def _operator_environment(
+    deployment: SeldonDeployment, predictor: Predictor, image: str
+) -> dict[str, str]:
+    return {
+        "SELDON_DEPLOYMENT_ID": deployment.name,
+        "SELDON_DEPLOYMENT_NAMESPACE": deployment.namespace,
+        "PREDICTOR_ID": predictor.name,
+        "PREDICTIVE_UNIT_ID": predictor.graph.name,
+        "PREDICTIVE_UNIT_IMAGE": image,
+    }
+
+
+def _check_artifact(uri: str, place: str, *, strict: bool) -> None:
+    try:
+        location = locate(uri)
+    except WalkthroughError as problem:
+        raise ManifestError(f"{place}: {problem}") from problem
+    if strict and not location.folder.is_dir():
+        raise ManifestError(
+            f"{place}: there is no artefact {location}; train it (`make train`), or for the digits run "
+            f"a notebook that makes it (`make run ONLY=01 DATASET=digits`)."
+        )
+
+
+def _timeout(deployment: SeldonDeployment, predictor: Predictor) -> float | None:
+    """The limit of one call in seconds, where an annotation sets it."""
+    told = {**deployment.spec.annotations, **predictor.annotations}.get(TIMEOUT)
+    if told is None:
+        return None
+    if not told.isdigit() or int(told) == 0:
+        raise ManifestError(
+            f"{deployment}: the annotation {TIMEOUT} is in milliseconds, a whole number, not {told!r}."
+        )
+    return int(told) / 1000
