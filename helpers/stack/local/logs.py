@@ -11,6 +11,7 @@ CAP_BYTES = 10 * 1024 * 1024
 BLOCK_BYTES = 64 * 1024
 LINE_BYTES = 16 * 1024  # of which the last line is looked for
 LAST_LINE_CHARACTERS = 500
+NOTE_CHARACTERS = 2000
 MARK = "[stack] "  # starts the lines that the supervisor writes between those of the server
 
 
@@ -47,6 +48,7 @@ class Log:
     def note(self, sentence: str) -> None:
         """Append a line of the supervisor's own."""
         moment = time.strftime("%Y-%m-%d %H:%M:%S")
+        sentence = sentence.replace("\n", "\\n")[:NOTE_CHARACTERS]
         # One write: lines of the server, which appends too, do not get into it.
         with contextlib.suppress(OSError):  # a full disk must not end the supervision
             descriptor = self.open()

@@ -283,12 +283,12 @@ class _Server:
         return bool(replicas)
 
     def stop(self) -> None:
-        for replica in self.all():
-            if replica in self.leaving:
-                replica.request_stop()  # one that drains does not go on draining
-            else:
-                self._leave(replica, keep_folder=True)
+        wanted = self.wanted()
         self.active = self.pending = None
+        for replica in self.leaving:
+            replica.request_stop()  # one that drains does not go on draining
+        for replica in wanted:
+            self._leave(replica, keep_folder=True)
 
     def advance(self) -> None:
         """Switch to the pending replica once it is ready; forget those that are gone."""
