@@ -211,6 +211,98 @@ def test_a_port_in_use_is_one_sentence(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("phase", ["building the app", "loading"])
+def test_a_signal_ends_the_process_whatever_it_is_at(phase: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    process = subprocess.Popen(
+        [sys.executable, str(program), phase],
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        while "busy" not in process.stderr.readline():
+            assert process.poll() is None
+        process.terminate()
+        assert process.wait(8) == 0
+    finally:
+        process.kill()
+        process.communicate()
+
+
+PROGRAM = """
+import contextlib, sys, time
+from concurrent.futures import ThreadPoolExecutor
+from helpers.serving.common.app import create_app
+from helpers.serving.common.server import run
+
+def busy():
+    print("busy", file=sys.stderr, flush=True)
+    time.sleep(60)
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    ThreadPoolExecutor(1).submit(busy)
+    yield
+
+def build():
+    if sys.argv[1] == "loading":
+        return create_app("slow", [], lifespan=lifespan)
+    busy()
+
+run(build, name="slow", port=0)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["broker", "--port={port}", "--state={folder}", "--token-file={folder}/token"],
+        ["payload_log", "--port={port}", "--state={folder}"],
+        ["tf_server", "--model_name=m", "--model_base_path={folder}", "--rest_api_port={port}"],
+        [
+            "detect",
+            "--http_port={port}",
+            "--protocol=seldonfeedback.http",
+            "--storage_uri=helpers.serving.detect.rmse.RMSE",
+            "MetricsServer",
+        ],
+        [
+            "explain",
+            "--http_port={port}",
+            "--predictor_host=nowhere:1",
+            "--storage_uri=s3://walkthrough/cifar10/anchor_images",
+            "AnchorImages",
+        ],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_the_environment_sets_the_address(arguments: list[str], tmp_path: Path) -> None:
+    """Loopback unless told otherwise: in a container, where the image sets SERVING_HOST, 0.0.0.0."""
+    make_token(tmp_path / "token")
+    module, *given = arguments
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host, expected in ((None, "127.0.0.1"), ("127.0.0.2", "127.0.0.2")):
+            environment = dict(os.environ, PYTHONPATH=str(ROOT))
+            environment.pop("SERVING_HOST", None)
+            if host is not None:
+                environment["SERVING_HOST"] = host
+            with socket.create_server(("127.0.0.2", port)):
+                ended = subprocess.run(
+                    [sys.executable, "-m", f"helpers.serving.{module}"]
+                    + [text.format(folder=tmp_path, port=port) for text in given],
+                    cwd=ROOT,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=50,
+                )
+            assert f"port {port} of {expected} is in use" in ended.stderr
+
+
 def test_waiting_says_what_for() -> None:
     answers = iter([None, OSError("refused"), "there"])
 

@@ -60,7 +60,9 @@ def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)],
     state: Annotated[Path, typer.Option(help="Folder of the events; made where missing.")],
     token_file: Annotated[Path, typer.Option(help="Holds the token of /control, mode 600.")],
-    host: Annotated[str, typer.Option(help="Loopback unless you know better.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="SERVING_HOST", help="Loopback; in a container 0.0.0.0.")
+    ] = "127.0.0.1",
     max_events: Annotated[int, typer.Option(min=1, help="Undelivered events, then 429.")] = (
         Limits.events
     ),

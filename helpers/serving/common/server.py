@@ -19,6 +19,7 @@ log = logging.getLogger(__name__)
 
 BACKLOG = 1024  # connections that wait to be accepted
 STOP_SECONDS = 10.0
+LEAVE_SECONDS = 1.0  # from the last answer to the end: nothing that is being loaded is waited for
 KEEP_ALIVE_SECONDS = 75  # longer than our clients keep a connection: they close first, we never
 
 
@@ -53,9 +54,17 @@ def run(
     bound = listener.getsockname()[1]
     print(f"{name}: listening on http://{host}:{bound}", file=sys.stderr, flush=True)
 
-    # uvicorn raises the signal again once it has stopped: a clean stop is exit code 0, not 143.
+    # Until uvicorn takes the signals over, and when it raises them again once it has stopped: a clean
+    # stop is exit code 0, not 143, and none is lost while the app is being built.
+    server: _Server | None = None
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        if server is None:
+            sys.exit(0)
+        server.handle_exit(number, frame)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, stop)
 
     config = uvicorn.Config(
         make_app(),
@@ -74,6 +83,7 @@ def run(
     server.run(sockets=[listener])
     if not server.started:
         sys.exit(f"{name}: could not start; the lines above say why.")
+    _leave_within(LEAVE_SECONDS)
 
 
 def bind(host: str, port: int, backlog: int = BACKLOG) -> socket.socket:
@@ -111,10 +121,15 @@ class _Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if not self.should_exit:
-            last_resort = threading.Timer(self.hard_limit, os._exit, args=(1,))
-            last_resort.daemon = True
-            last_resort.start()
+            _leave_within(self.hard_limit, 1)
         super().handle_exit(sig, frame)
+
+
+def _leave_within(seconds: float, code: int = 0) -> None:
+    """End the process then at the latest, whatever its threads are busy with."""
+    timer = threading.Timer(seconds, os._exit, args=(code,))
+    timer.daemon = True
+    timer.start()
 
 
 def _why(problem: OSError, host: str, port: int) -> str:

@@ -53,7 +53,9 @@ def make_app(folder: Path) -> Starlette:
 def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)],
     state: Annotated[Path, typer.Option(help="Folder of the log; made where missing.")],
-    host: Annotated[str, typer.Option(help="Loopback unless you know better.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(envvar="SERVING_HOST", help="Loopback unless you know better.")
+    ] = "127.0.0.1",
 ) -> None:
     """Keep the payloads of every request, and answer questions about them."""
     sys.setswitchinterval(SWITCH_SECONDS)

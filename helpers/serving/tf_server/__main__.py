@@ -28,7 +28,9 @@ def main(
     port: Annotated[
         int, typer.Option("--port", help="Taken and ignored: there is no gRPC here.")
     ] = 8500,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", envvar="SERVING_HOST", help="Loopback; in a container 0.0.0.0.")
+    ] = "127.0.0.1",
     max_batch_rows: Annotated[
         int, typer.Option("--max_batch_rows", min=1, help="Rows of one call of the model.")
     ] = MAX_ROWS,
