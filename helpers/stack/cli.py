@@ -15,6 +15,7 @@ from helpers import stack
 from helpers.errors import WalkthroughError
 from helpers.stack.interface import WAIT_SECONDS, ServerStatus
 
+PIPE_WIDTH = 240  # characters
 FOLLOW_SECONDS = 0.5  # between two looks at a log
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
@@ -80,11 +81,13 @@ def status(backend: Backend = "local") -> None:
         print("Nothing runs.")
         return
     table = Table(box=None, pad_edge=False)
-    for heading in ("server", "state", "for", "restarts", "address", "pid", "last line"):
-        table.add_column(heading, overflow="fold" if heading == "last line" else "ellipsis")
+    for heading in ("server", "state", "for", "restarts", "address", "pid"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("last line", no_wrap=True, overflow="ellipsis")
     for one in servers:
         table.add_row(*_row(one))
-    Console().print(table)
+    # A pipe has no width: what goes into a file is not cut at 80 characters.
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def _row(one: ServerStatus) -> tuple[str, ...]:

@@ -39,11 +39,17 @@ def variables(
         where = None if place is None or reference.optional else f"{place}.envFrom[{number}]"
         for key, value in _values(owner, kind, reference.name, sources, where).items():
             found[source.prefix + key] = value
+    strictly = set()
     for number, variable in enumerate(env):
         where = None if place is None else f"{place}.env[{number}]"
         found[variable.name] = _value(owner, variable, sources, where)
+        if variable.value_from is None and place is not None:
+            strictly.add(variable.name)
+    # What a ConfigMap or Secret holds may be of no use here: the object store of a cluster.
     return {
-        name: addresses.resolve(value, owner.namespace, place and f"{place}: {name}")
+        name: addresses.resolve(
+            value, owner.namespace, f"{place}.env: {name}" if name in strictly else None
+        )
         for name, value in found.items()
     }
 
