@@ -990,9 +990,10 @@ def test_histograms_have_the_executors_labels_and_buckets() -> None:
         client = next(
             s
             for s in metrics["seldon_api_executor_client_requests_seconds_count"]
-            if s.labels["service"] == "predictions"
+            if s.labels["service"] == "/v1/models/classifier:predict"
         )
         assert client.labels == common | {
+            "service": "/v1/models/classifier:predict",  # a path, as the executor has it
             "model_name": "classifier",
             "model_image": "tensorflow/serving",
             "model_version": "2.18.0",
@@ -1017,6 +1018,9 @@ def test_probes() -> None:
         assert (await world.client.get("/live")).status_code == 200
         assert (await world.get("/live")).status_code == 200
         assert (await world.client.post("/ready")).status_code == 405
+        head = await world.client.head("/ready")
+        assert (head.status_code, head.content) == (200, b"")
+        assert (await world.client.head(f"{PREFIX}/v1/models/classifier")).status_code == 405
         waiting = await world.get("/ready")
         assert waiting.status_code == 503
         assert "canary" in waiting.json()["reason"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import orjson
@@ -16,18 +18,19 @@ from starlette.types import Receive, Scope, Send
 from helpers.serving.common.body import BODY_LIMIT
 from helpers.serving.common.errors import ErrorShape, RequestError, plain_error, seldon_error
 from helpers.serving.common.metrics import new_registry
-from helpers.serving.gateway.client import Answer, PooledClient, Upstream
+from helpers.serving.gateway.client import Answer, Header, PooledClient, Upstream
 from helpers.serving.gateway.events import EventSender
 from helpers.serving.gateway.intake import BUFFER_LIMIT, BodyReader, Intake, read_headers
 from helpers.serving.gateway.metrics import Metrics
-from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Pin
-from helpers.serving.gateway.paths import explainer_path, resolve
+from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Pin, Request
+from helpers.serving.gateway.paths import explain_target, resolve
 from helpers.serving.gateway.routes import Deployment, Predictor, Routes, RouteTable
 from helpers.serving.gateway.split import Splitter
 from helpers.serving.gateway.watch import watch
 
 log = logging.getLogger(__name__)
 
+_PLACE = re.compile(r"/(seldon|predictor)/([^/]+)/([^/]+)(?:/(.*))?", re.DOTALL)
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _PASSED_ON = (b"content-type", b"retry-after", b"allow")
 
@@ -113,46 +116,35 @@ class Gateway:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Answer:
         path: str = scope["path"]
-        shape: ErrorShape = seldon_error if "/api/v" in path else plain_error
-        intake: Intake | None = None
+        deployment: Deployment | None = None
+        added: list[Header] = []
         try:
-            parts = path.split("/", 4)
-            if len(parts) < 4 or parts[1] not in ("seldon", "predictor") or parts[0]:
+            place = _PLACE.fullmatch(path)
+            if place is None:
                 return self._own(path, scope)
+            area, namespace, name, rest = place.groups(default="")
             intake = read_headers(scope)
-            rest = "/" + parts[4] if len(parts) == 5 else "/"
+            added = [(b"seldon-puid", intake.puid.encode())]
             table = self.routes.table
-            deployment = table.deployment(parts[2], parts[3])
+            deployment = table.deployment(namespace, name)
             if deployment is not None:
-                shape = seldon_error if deployment.protocol == "seldon" else plain_error
-                only = None
-                if parts[1] == "predictor":
-                    only, rest = _addressed(deployment, rest)
-                answer = await self._deployment(
-                    deployment, only, rest, intake, scope, receive, shape
-                )
+                only, rest = _addressed(deployment, rest) if area == "predictor" else (None, rest)
+                answer = await self._deployment(deployment, only, rest, intake, scope, receive)
+            elif area == "seldon" and (explained := table.explained(namespace, name)):
+                answer = await self._explain(explained, rest, intake, scope, receive)
             else:
-                deployment = table.explained(parts[2], parts[3])
-                if deployment is None or parts[1] == "predictor":
-                    raise RequestError(
-                        404,
-                        f"There is no deployment {parts[3][:80]} in namespace {parts[2][:80]}.",
-                    )
-                answer = await self._explain(deployment, rest, intake, scope, receive)
+                raise RequestError(
+                    404, f"There is no deployment {name[:80]} in namespace {namespace[:80]}."
+                )
         except RequestError as problem:
             self.metrics.refused.labels(problem.status).inc()
-            answer = _refusal(problem, path, shape)
+            answer = _refusal(problem, deployment, path)
         except Exception:
             log.exception("fault while answering %s", path[:200])
-            answer = _refusal(
-                RequestError(500, "Internal error; the log of the gateway has the details."),
-                path,
-                shape,
-            )
-        headers = [header for header in answer.headers if header[0] in _PASSED_ON]
-        if intake is not None:
-            headers.append((b"seldon-puid", intake.puid.encode()))
-        return Answer(answer.status, headers, answer.body)
+            fault = RequestError(500, "Internal error; the log of the gateway has the details.")
+            answer = _refusal(fault, deployment, path)
+        passed_on = [header for header in answer.headers if header[0] in _PASSED_ON]
+        return Answer(answer.status, passed_on + added, answer.body)
 
     async def _deployment(
         self,
@@ -162,68 +154,43 @@ class Gateway:
         intake: Intake,
         scope: Scope,
         receive: Receive,
-        shape: ErrorShape,
     ) -> Answer:
-        method: str = scope["method"]
-        if rest in ("/ready", "/live", "/prometheus"):
+        """Answer for a deployment, or for `only` one predictor of it."""
+        if rest in ("ready", "live", "prometheus"):
             return await self._probe(deployment, only, rest, scope)
         predictor = only or self._orchestrator.choose(deployment, intake)
-        target = resolve(deployment.protocol, method, rest, predictor.model)
+        target = resolve(deployment.protocol, scope["method"], f"/{rest}", predictor.model)
         started = time.perf_counter()
-        size = 0
-        self._admit(deployment, deployment.key)
         try:
-            body = await self._bodies.read(scope, receive) if method == "POST" else b""
-            size = len(body)
-            answer = await self._orchestrator.serve(
-                deployment, predictor, target, intake, body, copied=only is None
-            )
+            async with self._admitted(deployment, deployment.key, scope, receive) as body:
+                request = Request(deployment, predictor, target, intake, body)
+                answer = await self._orchestrator.serve(request, copied=only is None)
         except RequestError as problem:
-            answer = _refusal(problem, rest, shape)
-        finally:
-            self._in_flight[deployment.key] -= 1
-            self._bodies.release(size)
-        self.metrics.served(
-            deployment,
-            predictor,
-            target.service,
-            method,
-            answer.status,
-            time.perf_counter() - started,
-        )
+            answer = _refusal(problem, deployment, rest)
+        seconds = time.perf_counter() - started
+        self.metrics.served(deployment, predictor, target, answer.status, seconds)
         return answer
 
     async def _explain(
         self, deployment: Deployment, rest: str, intake: Intake, scope: Scope, receive: Receive
     ) -> Answer:
-        name, slash, tail = rest[1:].partition("/")
+        name, slash, tail = rest.partition("/")
         predictor = deployment.predictor(name)
         if predictor is None or predictor.explainer is None:
             raise RequestError(
                 404, f"The predictor {name[:80]!r} of {deployment.name} has no explainer."
             )
-        path = explainer_path(slash + tail)
-        method: str = scope["method"]
-        if method not in ("GET", "POST"):
-            raise RequestError(
-                405,
-                f"An explainer takes POST and GET, not {method}.",
-                headers={"allow": "GET, POST"},
-            )
+        target = explain_target(scope["method"], slash + tail)
         key = (deployment.namespace, f"{deployment.name}-explainer/{name}")
-        size = 0
-        self._admit(deployment, key)
-        try:
-            body = await self._bodies.read(scope, receive) if method == "POST" else b""
-            size = len(body)
-            return await self._orchestrator.explain(
-                deployment, predictor, path, method, intake, body
-            )
-        finally:
-            self._in_flight[key] -= 1
-            self._bodies.release(size)
+        async with self._admitted(deployment, key, scope, receive) as body:
+            request = Request(deployment, predictor, target, intake, body)
+            return await self._orchestrator.explain(request)
 
-    def _admit(self, deployment: Deployment, key: tuple[str, str]) -> None:
+    @asynccontextmanager
+    async def _admitted(
+        self, deployment: Deployment, key: tuple[str, str], scope: Scope, receive: Receive
+    ) -> AsyncIterator[bytes]:
+        """Yield a request's body, and count it among those under way and in memory meanwhile."""
         if self._in_flight[key] >= deployment.max_in_flight:
             self.metrics.shed.labels(deployment.name).inc()
             raise RequestError(
@@ -232,16 +199,21 @@ class Gateway:
                 headers={"retry-after": "1"},
             )
         self._in_flight[key] += 1
+        size = 0
+        try:
+            body = await self._bodies.read(scope, receive) if scope["method"] == "POST" else b""
+            size = len(body)
+            yield body
+        finally:
+            self._in_flight[key] -= 1
+            self._bodies.release(size)
 
     async def _probe(
-        self, deployment: Deployment, only: Predictor | None, rest: str, scope: Scope
+        self, deployment: Deployment, only: Predictor | None, name: str, scope: Scope
     ) -> Answer:
-        if scope["method"] not in ("GET", "HEAD"):
-            raise RequestError(405, f"{rest} takes GET.", headers={"allow": "GET"})
-        if rest == "/prometheus":
-            return self._scrape(scope)
-        if rest == "/live":
-            return _json(200, {"live": True})
+        if name != "ready":
+            return self._own(f"/{name}", scope)
+        _check_get(name, scope)
         reason = await self._orchestrator.not_ready(deployment, only)
         if reason is None:
             return _json(200, {"ready": True})
@@ -253,38 +225,43 @@ class Gateway:
             raise RequestError(
                 404,
                 f"Nothing is served at {path[:200]}; deployments are at "
-                "/seldon/<namespace>/<deployment>/ and /predictor/<namespace>/<deployment>/<predictor>/.",
+                "/seldon/<namespace>/<deployment>/, their predictors at "
+                "/predictor/<namespace>/<deployment>/<predictor>/.",
             )
-        if scope["method"] not in ("GET", "HEAD"):
-            raise RequestError(405, f"{path} takes GET.", headers={"allow": "GET"})
+        _check_get(path, scope)
         if path == "/prometheus":
-            return self._scrape(scope)
+            accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
+            text, content_type = self.metrics.expose(accept)
+            return Answer(200, [(b"content-type", content_type.encode())], text)
         if path == "/live":
             return _json(200, {"live": True})
         table = self.routes.table
         names = [f"{one.namespace}/{one.name}" for one in table.deployments]
         return _json(200, {"ready": True, "revision": table.revision, "deployments": names})
 
-    def _scrape(self, scope: Scope) -> Answer:
-        accept = dict(scope["headers"]).get(b"accept", b"").decode("latin-1")
-        text, content_type = self.metrics.expose(accept)
-        return Answer(200, [(b"content-type", content_type.encode())], text)
-
 
 def _addressed(deployment: Deployment, rest: str) -> tuple[Predictor, str]:
     """Return the predictor that `rest` begins with, and what follows it."""
-    name, slash, tail = rest[1:].partition("/")
+    name, _, tail = rest.partition("/")
     predictor = deployment.predictor(name)
     if predictor is None:
         raise RequestError(404, f"The deployment {deployment.name} has no predictor {name[:80]!r}.")
-    return predictor, slash + tail
+    return predictor, tail
+
+
+def _check_get(path: str, scope: Scope) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        raise RequestError(405, f"{path} takes GET.", headers={"allow": "GET"})
 
 
 def _json(status: int, content: dict) -> Answer:
     return Answer(status, [JSON_TYPE], orjson.dumps(content))
 
 
-def _refusal(problem: RequestError, path: str, shape: ErrorShape) -> Answer:
+def _refusal(problem: RequestError, deployment: Deployment | None, path: str) -> Answer:
+    """Return the error in the deployment's protocol; where there is none, the path decides."""
+    seldon = deployment.protocol == "seldon" if deployment is not None else "/api/v" in path
+    shape: ErrorShape = seldon_error if seldon else plain_error
     answer = _json(problem.status, shape(problem, path))
     answer.headers += [(name.encode(), value.encode()) for name, value in problem.headers.items()]
     return answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import choose_encoder
 
+from helpers.serving.gateway.paths import Target
 from helpers.serving.gateway.routes import Deployment, Predictor
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10)
@@ -75,52 +76,40 @@ class Metrics:
         self.events_waiting_bytes = Gauge(
             "gateway_events_waiting_bytes", "The size of their data.", registry=registry
         )
-        self._server_children: dict[tuple, Histogram] = {}
-        self._client_children: dict[tuple, Histogram] = {}
 
     def served(
         self,
         deployment: Deployment,
         predictor: Predictor,
-        service: str,
-        method: str,
+        target: Target,
         code: int,
         seconds: float,
     ) -> None:
         """Note an answer to a client."""
-        key = (deployment.name, predictor.name, predictor.version, service, method.lower(), code)
-        child = self._server_children.get(key)
-        if child is None:
-            child = self._server_children[key] = self._server.labels(*key)
-        child.observe(seconds)
+        known = _labels(deployment, predictor, target.service, target.method, code)
+        self._server.labels(*known).observe(seconds)
 
     def called(
         self,
         deployment: Deployment,
         predictor: Predictor,
-        service: str,
-        method: str,
+        target: Target,
         code: int,
         seconds: float,
     ) -> None:
-        """Note an answer of a model server."""
-        key = (
-            deployment.name,
-            predictor.name,
-            predictor.version,
-            service,
-            method.lower(),
-            code,
-            predictor.image,
-            predictor.model,
-            predictor.image_version,
-        )
-        child = self._client_children.get(key)
-        if child is None:
-            child = self._client_children[key] = self._client.labels(*key)
-        child.observe(seconds)
+        """Note an answer of a model server; its `service` is a path, as the executor has it."""
+        known = _labels(deployment, predictor, target.path, target.method, code)
+        model = (predictor.image, predictor.model, predictor.image_version)
+        self._client.labels(*known, *model).observe(seconds)
 
     def expose(self, accept: str) -> tuple[bytes, str]:
         """Return the text for Prometheus and its content type."""
         encode, content_type = choose_encoder(accept)
         return encode(self.registry), content_type
+
+
+def _labels(
+    deployment: Deployment, predictor: Predictor, service: str, method: str, code: int
+) -> tuple[str | int, ...]:
+    """Return the values of _SERVER_LABELS."""
+    return deployment.name, predictor.name, predictor.version, service, method.lower(), code

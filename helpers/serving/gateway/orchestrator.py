@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -25,6 +26,7 @@ from helpers.serving.gateway.client import (
     Answer,
     Upstream,
     UpstreamBrokenError,
+    UpstreamDownError,
     UpstreamError,
     UpstreamTimeoutError,
 )
@@ -44,6 +46,17 @@ JSON_TYPE = (b"content-type", b"application/json")
 
 # (deployment, headers) -> the name of the predictor that must serve, or None to split the traffic
 Pin = Callable[[Deployment, Intake], str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request on its way to one predictor's model; `target` says what it asks for."""
+
+    deployment: Deployment
+    predictor: Predictor
+    target: Target
+    intake: Intake
+    body: bytes = b""
 
 
 class Orchestrator:
@@ -88,54 +101,41 @@ class Orchestrator:
                 return pinned
         return self._splitter.choose(deployment)
 
-    async def serve(
-        self,
-        deployment: Deployment,
-        predictor: Predictor,
-        target: Target,
-        intake: Intake,
-        body: bytes,
-        *,
-        copied: bool = True,
-    ) -> Answer:
-        """Return the model's answer to a request of any kind; `copied` to the shadow, if there is one.
+    async def serve(self, request: Request, *, copied: bool = True) -> Answer:
+        """Return the model's answer to a request of any kind.
+
+        Args:
+            request: goes to its predictor, whatever the traffic split says.
+            copied: whether the deployment's shadow, if there is one, gets a prediction as well.
 
         Raises:
             RequestError: 400 feedback that is not JSON; 502, 503, 504 the model does not answer.
         """
-        if target.service == "predictions":
-            if copied and deployment.shadow is not None:
-                self._copy(deployment, deployment.shadow, intake, body)
-            return await self._predict(deployment, predictor, target, intake, body)
-        if target.service == "feedback":
-            return await self._feedback(deployment, predictor, target, intake, body)
-        answer = await self._call(deployment, predictor, target, intake, b"")
-        if target.graph and answer.status == 200:
-            return _graph_metadata(predictor, answer)
+        if request.target.service == "predictions":
+            if copied and request.deployment.shadow is not None:
+                self._copy(request, request.deployment.shadow)
+            return await self._predict(request)
+        if request.target.service == "feedback":
+            return await self._feedback(request)
+        answer = await self._call(request)
+        if request.target.graph and answer.status == 200:
+            return _graph_metadata(request.predictor, answer)
         return answer
 
-    async def explain(
-        self,
-        deployment: Deployment,
-        predictor: Predictor,
-        path: str,
-        method: str,
-        intake: Intake,
-        body: bytes,
-    ) -> Answer:
-        """Return the explainer's answer; there is no orchestrator in front of it, so no events."""
+    async def explain(self, request: Request) -> Answer:
+        """Return the explainer's answer; there is no orchestrator in front of it, so no events.
+
+        Raises:
+            RequestError: 502, 503, 504 the explainer does not answer.
+        """
+        predictor = request.predictor
         assert predictor.explainer is not None
         try:
-            return await self._upstream.send(
-                method,
-                predictor.explainer,
-                path,
-                intake.forwarded,
-                body,
-                predictor.explainer_timeout_seconds,
+            return await self._send(
+                request, predictor.explainer, predictor.explainer_timeout_seconds
             )
         except UpstreamError as problem:
-            raise _unanswered(problem, f"The explainer of {deployment.name}") from problem
+            raise _unanswered(problem, f"The explainer of {request.deployment.name}") from problem
 
     async def not_ready(self, deployment: Deployment, only: Predictor | None = None) -> str | None:
         """Why the deployment, or `only` one predictor, cannot serve; None once its models answer."""
@@ -159,122 +159,101 @@ class Orchestrator:
             task.cancel()
         await asyncio.gather(*self._copies, return_exceptions=True)
 
-    async def _predict(
-        self,
-        deployment: Deployment,
-        predictor: Predictor,
-        target: Target,
-        intake: Intake,
-        body: bytes,
-    ) -> Answer:
-        logger = None if intake.skip_logging else predictor.logger
-        if logger is not None and logger.mode != "response":
-            self._events.put(
-                logger.url,
-                _event(REQUEST_TYPE, deployment, predictor, intake.puid, body, intake.content_type),
-            )
-        answer = await self._call(deployment, predictor, target, intake, body)
-        if logger is not None and logger.mode != "request" and answer.status == 200:
+    async def _predict(self, request: Request) -> Answer:
+        intake = request.intake
+        self._log(request, REQUEST_TYPE, "request", request.body, intake.content_type)
+        answer = await self._call(request)
+        if answer.status == 200:
             content_type = answer.header(b"content-type").decode("latin-1") or "application/json"
-            self._events.put(
-                logger.url,
-                _event(
-                    RESPONSE_TYPE, deployment, predictor, intake.puid, answer.body, content_type
-                ),
-            )
+            self._log(request, RESPONSE_TYPE, "response", answer.body, content_type)
         return answer
 
-    async def _feedback(
-        self,
-        deployment: Deployment,
-        predictor: Predictor,
-        target: Target,
-        intake: Intake,
-        body: bytes,
-    ) -> Answer:
+    async def _feedback(self, request: Request) -> Answer:
+        body, content_type = request.body, request.intake.content_type
         if not isinstance(parse_json(body), dict):
             raise RequestError(400, "Feedback is a JSON object, e.g. with `response` and `truth`.")
-        logger = None if intake.skip_logging else predictor.logger
-        if logger is not None and logger.mode != "request":  # as the executor has it
-            self._events.put(
-                logger.url,
-                _event(
-                    FEEDBACK_TYPE, deployment, predictor, intake.puid, body, intake.content_type
-                ),
-            )
-        if deployment.protocol == "seldon" and predictor.takes_feedback:
-            return await self._call(deployment, predictor, target, intake, body)
-        return Answer(200, [(b"content-type", intake.content_type.encode("latin-1"))], body)
+        self._log(request, FEEDBACK_TYPE, "response", body, content_type)  # as the executor has it
+        if request.deployment.protocol == "seldon" and request.predictor.takes_feedback:
+            return await self._call(request)
+        return Answer(200, [(b"content-type", content_type.encode("latin-1"))], body)
 
-    async def _call(
-        self,
-        deployment: Deployment,
-        predictor: Predictor,
-        target: Target,
-        intake: Intake,
-        body: bytes,
-    ) -> Answer:
+    def _log(self, request: Request, type: str, mode: str, data: bytes, content_type: str) -> None:
+        """Send a payload event where the predictor's logger has this mode."""
+        logger = request.predictor.logger
+        if logger is None or request.intake.skip_logging or logger.mode not in ("all", mode):
+            return
+        extensions = {
+            "requestid": request.intake.puid,
+            "modelid": request.predictor.model,
+            "inferenceservicename": request.deployment.name,
+            "namespace": request.deployment.namespace,
+            "endpoint": request.predictor.name,
+            "protocol": request.deployment.protocol,
+        }
+        event = CloudEvent(
+            type=type,
+            source=SOURCE,
+            data=data,
+            time=now(),
+            datacontenttype=content_type,
+            extensions=extensions,
+        )
+        self._events.put(logger.url, event)
+
+    async def _call(self, request: Request) -> Answer:
+        """Return the model's answer, also where it has moved meanwhile."""
+        predictor = request.predictor
         started = time.perf_counter()
         try:
-            answer = await self._send(predictor, target, intake, body)
-        except UpstreamError as problem:
-            moved = self._moved(deployment, predictor)
-            repeatable = not problem.started or target.service != "feedback"
-            if moved is None or not repeatable:
-                raise _unanswered(problem, f"The model {predictor.model}") from problem
             try:
-                answer = await self._send(moved, target, intake, body)
-            except UpstreamError as again:
-                raise _unanswered(again, f"The model {predictor.model}") from again
-        self._metrics.called(
-            deployment,
-            predictor,
-            target.service,
-            target.method,
-            answer.status,
-            time.perf_counter() - started,
-        )
+                answer = await self._send(request, predictor.url, predictor.timeout_seconds)
+            except UpstreamError as problem:
+                moved = self._moved(request)
+                if moved is None or (problem.started and not _repeatable(request)):
+                    raise
+                answer = await self._send(request, moved.url, moved.timeout_seconds)
+        except UpstreamError as problem:
+            raise _unanswered(problem, f"The model {predictor.model}") from problem
+        seconds = time.perf_counter() - started
+        self._metrics.called(request.deployment, predictor, request.target, answer.status, seconds)
         return answer
 
-    async def _send(
-        self, predictor: Predictor, target: Target, intake: Intake, body: bytes
-    ) -> Answer:
-        return await self._upstream.send(
-            target.method,
-            predictor.url,
-            target.path,
-            intake.forwarded,
-            body,
-            predictor.timeout_seconds,
-        )
+    async def _send(self, request: Request, base: str, seconds: float) -> Answer:
+        """Send a request; once more where the connection breaks, which may just have been too old."""
+        sent = (request.target.path, request.intake.forwarded, request.body, seconds)
+        try:
+            return await self._upstream.send(request.target.method, base, *sent)
+        except UpstreamDownError as problem:
+            if not problem.started or not _repeatable(request):
+                raise
+            return await self._upstream.send(request.target.method, base, *sent)
 
-    def _moved(self, deployment: Deployment, predictor: Predictor) -> Predictor | None:
+    def _moved(self, request: Request) -> Predictor | None:
         """Return the predictor as it is routed now, if its server is another one than before."""
-        present = self._routes.table.deployment(*deployment.key)
-        found = present.predictor(predictor.name) if present is not None else None
-        same_model = found is not None and found.model == predictor.model
-        return found if same_model and found.url != predictor.url else None
+        present = self._routes.table.deployment(*request.deployment.key)
+        before = request.predictor
+        found = present.predictor(before.name) if present is not None else None
+        same_model = found is not None and found.model == before.model
+        return found if same_model and found.url != before.url else None
 
-    def _copy(self, deployment: Deployment, shadow: Predictor, intake: Intake, body: bytes) -> None:
+    def _copy(self, request: Request, shadow: Predictor) -> None:
         if len(self._copies) >= MAX_COPIES:
-            self._metrics.shadow_dropped.labels(deployment.name).inc()
+            self._metrics.shadow_dropped.labels(request.deployment.name).inc()
             return
-        task = asyncio.create_task(self._shadowed(deployment, shadow, intake, body), name="shadow")
+        path = predict_path(request.deployment.protocol, shadow.model)
+        copy = replace(request, predictor=shadow, target=replace(request.target, path=path))
+        task = asyncio.create_task(self._shadowed(copy), name="shadow")
         self._copies.add(task)
         task.add_done_callback(self._copies.discard)
 
-    async def _shadowed(
-        self, deployment: Deployment, shadow: Predictor, intake: Intake, body: bytes
-    ) -> None:
-        target = Target("predictions", "POST", predict_path(deployment.protocol, shadow.model))
+    async def _shadowed(self, copy: Request) -> None:
         started = time.perf_counter()
         try:
-            code = (await self._predict(deployment, shadow, target, intake, body)).status
+            code = (await self._predict(copy)).status
         except RequestError as problem:
             code = problem.status
-        self._metrics.served(
-            deployment, shadow, target.service, "POST", code, time.perf_counter() - started
-        )
+        seconds = time.perf_counter() - started
+        self._metrics.served(copy.deployment, copy.predictor, copy.target, code, seconds)
 
     async def _model_not_ready(self, deployment: Deployment, predictor: Predictor) -> str | None:
         path = ready_path(deployment.protocol, predictor.model)
@@ -289,29 +268,9 @@ class Orchestrator:
         return None
 
 
-def _event(
-    type: str,
-    deployment: Deployment,
-    predictor: Predictor,
-    puid: str,
-    data: bytes,
-    content_type: str,
-) -> CloudEvent:
-    return CloudEvent(
-        type=type,
-        source=SOURCE,
-        data=data,
-        time=now(),
-        datacontenttype=content_type,
-        extensions={
-            "requestid": puid,
-            "modelid": predictor.model,
-            "inferenceservicename": deployment.name,
-            "namespace": deployment.namespace,
-            "endpoint": predictor.name,
-            "protocol": deployment.protocol,
-        },
-    )
+def _repeatable(request: Request) -> bool:
+    """Whether a model may get a request twice: predictions change nothing, feedback is counted."""
+    return request.target.service != "feedback"
 
 
 def _unanswered(problem: UpstreamError, who: str) -> RequestError:

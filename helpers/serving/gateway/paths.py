@@ -9,7 +9,7 @@ from typing import Literal
 
 from helpers.serving.common.errors import RequestError
 
-Service = Literal["predictions", "feedback", "status", "metadata"]
+Service = Literal["predictions", "feedback", "status", "metadata", "explain"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +17,7 @@ class Target:
     """What a path asks for.
 
     Args:
-        service: the executor's name for it, a label of the metrics.
+        service: the executor's name for it, a label of the metrics; explanations pass it by.
         method: GET or POST, for the client's request and for the model server's.
         path: on the model server.
         graph: whether the answer is to be made into the metadata of the whole graph.
@@ -89,16 +89,22 @@ def ready_path(protocol: str, model: str) -> str:
     return "/health/status"
 
 
-def explainer_path(path: str) -> str:
-    """Return the path on the explainer: the same one, if it is harmless.
+def explain_target(method: str, path: str) -> Target:
+    """Return what is asked of an explainer: the same path there, if it is harmless.
 
     Raises:
-        RequestError: 404, the path has segments like `..` or other tricks.
+        RequestError: 404 the path has segments like `..` or other tricks, 405 wrong method.
     """
     segments = path.split("/")[1:]
     if not segments or not all(map(_SEGMENT.fullmatch, segments)):
         raise RequestError(404, f"An explainer has no path {path[:200]}.")
-    return path
+    if method not in ("GET", "POST"):
+        raise RequestError(
+            405,
+            f"An explainer takes POST and GET, not {method}.",
+            headers={"allow": "GET, POST"},
+        )
+    return Target("explain", method, path)
 
 
 def _feedback(path: str) -> Target | None:
