@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env run notebooks lab train test lint format lock clean distclean
+.PHONY: help env run notebooks lab status down train test lint format lock clean distclean
 
 DATASET ?= cifar10
 BACKEND ?= local
@@ -49,6 +49,13 @@ lab: ## Open JupyterLab on the notebooks
 notebooks: ## Run every notebook and write its outputs back, for committing (CIFAR-10 only)
 	@$(RUNNER) notebooks --dataset '$(DATASET)' --backend '$(BACKEND)' --only '$(ONLY)' $(ARGS)
 
+##@ Local stack
+status: ## Show the servers that notebooks have started
+	@$(ENSURE) "$$python" -m helpers.stack status
+
+down: ## Stop them, and remove their events, logs and metrics
+	@$(ENSURE) "$$python" -m helpers.stack down
+
 ##@ Models
 train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 	@$(ENSURE) "$$python" -m helpers.train \
@@ -81,7 +88,8 @@ clean: ## Remove runs and caches; keeps the environment, data and training check
 	@rm -rf runs/2* .pytest_cache .ruff_cache *.egg-info build
 	@find . $(OURS) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
-distclean: clean ## Also remove .venv, downloaded data and training checkpoints
+distclean: clean ## Also remove .venv, downloaded data and training checkpoints; stops the local stack
+	@if [ -d runs/stack ]; then $(ENSURE) "$$python" -m helpers.stack down; fi
 	@rm -rf .venv data runs
 
 ##@ Variables

@@ -115,27 +115,29 @@ def _execute(
     for remark in remarks:
         screen.console.print(remark, highlight=False)
     from helpers.runner.execute import run_notebook
+    from helpers.runner.stack import stopped_afterwards
 
     folder = _new_folder(runs)
     shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     results = []
     try:
-        for number, (path, parameters) in enumerate(plans.items(), start=1):
-            with screen.notebook(path, number, len(plans)) as on_cell:
-                result = run_notebook(
-                    path,
-                    folder / path.name,
-                    parameters,
-                    cell_timeout=cell_timeout,
-                    notebook_timeout=notebook_timeout,
-                    on_cell=on_cell,
-                )
-            results.append(result)
-            screen.result(result)
-            if write_back and not result.error:
-                from helpers.runner.clean import write_cleaned
+        with stopped_afterwards(screen.console):
+            for number, (path, parameters) in enumerate(plans.items(), start=1):
+                with screen.notebook(path, number, len(plans)) as on_cell:
+                    result = run_notebook(
+                        path,
+                        folder / path.name,
+                        parameters,
+                        cell_timeout=cell_timeout,
+                        notebook_timeout=notebook_timeout,
+                        on_cell=on_cell,
+                    )
+                results.append(result)
+                screen.result(result)
+                if write_back and not result.error:
+                    from helpers.runner.clean import write_cleaned
 
-                write_cleaned(result.output, path, ROOT)
+                    write_cleaned(result.output, path, ROOT)
     except KeyboardInterrupt:
         # asyncio would report the cell that was being waited for as a lost exception.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)
