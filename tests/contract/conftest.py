@@ -27,10 +27,11 @@ Answer = tuple[int, Mapping[str, str], bytes]
 class Server:
     """One `python -m <module>` process; `restart` keeps its port and arguments."""
 
-    def __init__(self, module: str, arguments: list[str], log: Path) -> None:
+    def __init__(self, module: str, arguments: list[str], log: Path, port_option: str) -> None:
         self.module = module
         self.arguments = arguments
         self.log = log
+        self.port_option = port_option
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -44,7 +45,13 @@ class Server:
         environment = dict(os.environ, PYTHONPATH=str(ROOT))
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", self.module, "--port", str(self.port), *self.arguments],
+                [
+                    sys.executable,
+                    "-m",
+                    self.module,
+                    f"{self.port_option}={self.port}",
+                    *self.arguments,
+                ],
                 stdout=log,
                 stderr=log,
                 cwd=ROOT,
@@ -164,8 +171,9 @@ def until(check: Callable[[], Any], seconds: float, what: str) -> None:
 def _starter(folder: Path) -> Iterator[Callable[..., Server]]:
     servers: list[Server] = []
 
-    def start(module: str, *arguments: str) -> Server:
-        server = Server(module, list(arguments), folder / f"server-{len(servers)}.log")
+    def start(module: str, *arguments: str, port_option: str = "--port") -> Server:
+        log = folder / f"server-{len(servers)}.log"
+        server = Server(module, list(arguments), log, port_option)
         servers.append(server)
         return server.start()
 
