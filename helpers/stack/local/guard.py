@@ -49,16 +49,18 @@ class Guard:
     def add(self, group: int) -> None:
         """Register a process group: it ends with the daemon."""
         self._groups.add(group)
-        self._tell(f"+{group}\n")
+        self._tell(b"+%d\n" % group)
 
     def discard(self, group: int) -> None:
         """Take a process group off: it is empty."""
         self._groups.discard(group)
-        self._tell(f"-{group}\n")
+        self._tell(b"-%d\n" % group)
 
     async def stop(self) -> None:
         """End the watchdog; groups that are still registered end with it."""
         self._closing = True
+        if not self._groups:
+            self._tell(watchdog.GOODBYE)
         self._close_pipe()
         if self._keeper is not None:
             done, _ = await asyncio.wait({self._keeper}, timeout=STOP_SECONDS)
@@ -89,7 +91,7 @@ class Guard:
         self._close_pipe()
         self._pipe = write_end
         for group in sorted(self._groups):
-            self._tell(f"+{group}\n")
+            self._tell(b"+%d\n" % group)
         if self._closing:
             self._close_pipe()
 
@@ -114,11 +116,11 @@ class Guard:
                 log.warning("the watchdog cannot be started: %s", problem)
                 self._process = None
 
-    def _tell(self, line: str) -> None:
+    def _tell(self, line: bytes) -> None:
         if self._pipe is None:
             return
         try:
-            os.write(self._pipe, line.encode())  # shorter than PIPE_BUF: all of it or nothing
+            os.write(self._pipe, line)  # shorter than PIPE_BUF: all of it or nothing
         except BlockingIOError:
             self._kill()  # it does not read any more; its successor is told everything
         except OSError:

@@ -110,13 +110,6 @@ class Log:
                 return line.strip()[:LAST_LINE_CHARACTERS]
         return ""
 
-    def written(self) -> float:
-        """Return when something was last written, by `time.time`; 0 where nothing was."""
-        try:
-            return self.path.stat().st_mtime
-        except FileNotFoundError:
-            return 0.0
-
 
 def _tail(path: Path, lines: int) -> str:
     if lines <= 0:

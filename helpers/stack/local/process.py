@@ -25,6 +25,10 @@ STACK_VARIABLE = "WALKTHROUGH_STACK"  # in the environment of every server; surv
 CLEAR_SECONDS = 5.0  # to wait for what got SIGKILL
 SWEEP_SECONDS = 3.0  # from SIGTERM to SIGKILL for what an earlier daemon left
 POLL_SECONDS = 0.02
+# Which pages are shared takes the kernel up to 10 ms for a process with TensorFlow: it is asked
+# again when the resident memory has changed by this part, or after this time.
+SHARE_CHANGE = 0.01
+SHARE_SECONDS = 15.0
 
 SECRET = re.compile(
     r"TOKEN(?!IZER)|SECRET|PASSW|CREDENTIAL|PRIVATE|COOKIE|AUTH|(^|_)(API_?|ACCESS_?)?KEY(_|$)|_DSN$|_PAT$",
@@ -75,13 +79,11 @@ class Process:
         spec: what it runs.
         ports: by placeholder: port, and grpc_port and metrics_port where the spec names them.
         run: marks its environment, and no other's.
-        log_start: where its lines begin in the log.
     """
 
     spec: ServerSpec
     ports: Mapping[str, int]
     run: str
-    log_start: int
     _child: asyncio.subprocess.Process
     _leader: psutil.Process | None = field(default=None)
 
@@ -118,7 +120,6 @@ class Process:
             own = {name: fill(value, values) for name, value in spec.environment.items()}
             files = {name: fill(content, values) for name, content in spec.files.items()}
             await asyncio.to_thread(write_files, folder, files)
-            start = log.size()
             log.note(f"starts {' '.join(command)}")
             child = await _spawn(command, {**environment, **own, RUN_VARIABLE: run}, log)
         except BaseException as problem:
@@ -126,7 +127,7 @@ class Process:
             if isinstance(problem, OSError):
                 raise StackError(_why(spec, problem)) from problem
             raise
-        process = cls(spec, chosen, run, start, child)
+        process = cls(spec, chosen, run, child)
         with contextlib.suppress(psutil.Error):
             process._leader = psutil.Process(child.pid)
         return process
@@ -212,6 +213,7 @@ class Meter:
     def __init__(self) -> None:
         self._gone_seconds = 0.0
         self._seconds: dict[tuple[int, float], float] = {}
+        self._shares: dict[tuple[int, float], _Share] = {}
 
     def read(self, processes: Iterable[psutil.Process]) -> Usage:
         """Return the usage of these and of all that were passed before; takes milliseconds.
@@ -220,18 +222,26 @@ class Meter:
             processes: those that live now.
         """
         seconds: dict[tuple[int, float], float] = {}
-        memory = 0
+        shares: dict[tuple[int, float], _Share] = {}
         for process in processes:
             with contextlib.suppress(psutil.Error), process.oneshot():
                 key = (process.pid, process.create_time())
                 times = process.cpu_times()
                 seconds[key] = max(times.user + times.system, self._seconds.get(key, 0.0))
-                memory += _memory(process)
+                shares[key] = _share(process, self._shares.get(key))
         for key, last in self._seconds.items():
             if key not in seconds:
                 self._gone_seconds += last
-        self._seconds = seconds
+        self._seconds, self._shares = seconds, shares
+        memory = sum(share.bytes for share in shares.values())
         return Usage(self._gone_seconds + sum(seconds.values()), memory, len(seconds))
+
+
+@dataclass(frozen=True)
+class _Share:
+    bytes: int
+    resident: int
+    moment: float
 
 
 def sweep(stack_id: str) -> int:
@@ -355,8 +365,16 @@ def _same(process: psutil.Process) -> bool:
     return process.is_running()  # also compares the creation time
 
 
-def _memory(process: psutil.Process) -> int:
-    if sys.platform == "linux":
-        with contextlib.suppress(psutil.Error, AttributeError):
-            return process.memory_full_info().pss
-    return process.memory_info().rss
+def _share(process: psutil.Process, last: _Share | None) -> _Share:
+    resident = process.memory_info().rss
+    now = time.monotonic()
+    if sys.platform != "linux":
+        return _Share(resident, resident, now)
+    if last is not None and now - last.moment < SHARE_SECONDS:
+        if abs(resident - last.resident) <= SHARE_CHANGE * last.resident:
+            return last
+    try:
+        share = process.memory_full_info().pss
+    except (psutil.Error, AttributeError):
+        share = resident
+    return _Share(share, resident, now)

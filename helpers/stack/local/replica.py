@@ -98,7 +98,8 @@ class Replica:
         self._since = time.monotonic()
         self._answers = False  # takes requests, or will when it is less busy
         self._reason = ""  # why it is not ready, from itself or from us
-        self._reason_moment = 0.0
+        self._reason_start = 0  # what stands behind it in the log is newer
+        self._log_start = 0  # of the present process
         self._stop = asyncio.Event()
         self._stop_seconds = spec.stop_seconds
         self._keeps_folder = False
@@ -162,6 +163,7 @@ class Replica:
         pause = FIRST_PAUSE
         while not self._stop.is_set():
             self._set("starting")
+            self._log_start = self.log.size()
             try:
                 steady = await self._one_life()
             except StackError as problem:
@@ -194,7 +196,7 @@ class Replica:
             run=f"{shared.run}:{next(_numbers)}",
         )
         shared.guard.add(process.pid)
-        self._reason = ""
+        self._reason, self._reason_start = "", self._log_start
         self.process = process
         shared.changed()
         ready_since: float | None = None
@@ -215,22 +217,19 @@ class Replica:
                 ready_since = self._since
         finally:
             self._answers = False
-            self._set("restarting")  # unless it stops; at once, not when its remains are cleared
+            if ended.done():
+                self.process = None
+            if self._stop.is_set():
+                self.log.note("stopped" if ended.done() else "does not end; given up")
+            else:
+                self._died(ended.result() if ended.done() else None)
+                self._set("restarting")  # at once, not when its remains are cleared
             for task in (poll, stop, ended):
                 task.cancel()
             await asyncio.wait({poll, stop, ended})
             await process.clear(shared.ports)
             shared.guard.discard(process.pid)
             self.process = None
-        code = ended.result() if not ended.cancelled() else None
-        if self._stop.is_set():
-            self.log.note("stopped")
-        else:
-            sentence = f"{self.spec.name} {_ended(code)}"
-            if self.log.last_line(process.log_start):
-                self.log.note(sentence)  # its own last line says more
-            else:
-                self._say(sentence)
         return ready_since is not None and time.monotonic() - ready_since >= STEADY_SECONDS
 
     async def _poll(self, process: Process) -> None:
@@ -266,19 +265,26 @@ class Replica:
 
     def _say(self, sentence: str) -> None:
         self.log.note(sentence)
-        self._reason, self._reason_moment = sentence, time.time()
+        self._reason, self._reason_start = sentence, self.log.size()
+
+    def _died(self, code: int | None) -> None:
+        sentence = f"{self.spec.name} {_ended(code)}"
+        itself = code is not None and (code >= 0 or code == -signal.SIGABRT)
+        if itself and self.log.last_line(self._reason_start):
+            self.log.note(sentence)
+            self._reason = ""  # its own last line says more
+        else:
+            self._say(sentence)
 
     def _because(self, reason: str) -> None:
         if reason and reason != self._reason:
-            self._reason, self._reason_moment = reason, time.time()
+            self._reason, self._reason_start = reason, self.log.size()
 
     def _last_line(self) -> str:
-        line = self.log.last_line(self.process.log_start if self.process is not None else 0)
         if self._state == "ready" or not self._reason:
-            return line
+            return self.log.last_line(self._log_start)
         # What is newer: the log, or what the server answers when asked whether it is ready.
-        newer = self._reason_moment >= self.log.written() or not line
-        return self._reason if newer else line
+        return self.log.last_line(self._reason_start) or self._reason
 
 
 def _stage(ready: bool, number: int) -> int:

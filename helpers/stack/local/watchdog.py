@@ -20,6 +20,7 @@ KILL_SECONDS = 3.0
 POLL_SECONDS = 0.05
 # A process that was forked as the daemon died shows its own environment only after exec.
 SETTLE_SECONDS = 0.3
+GOODBYE = b"goodbye\n"  # the daemon has stopped all servers itself
 RUN_VARIABLE = "WALKTHROUGH_RUN"
 
 
@@ -28,6 +29,8 @@ def main(run: str) -> None:
         signal.signal(number, signal.SIG_IGN)
     groups: dict[int, str | None] = {}  # of each group the identity of its leader
     for line in sys.stdin.buffer:
+        if line == GOODBYE and not groups:
+            return
         with contextlib.suppress(ValueError):
             group = int(line[1:])
             if line.startswith(b"+") and group > 1:
