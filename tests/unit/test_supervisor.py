@@ -20,6 +20,8 @@ import uvloop
 from helpers.errors import StackError
 from helpers.stack.interface import ServerStatus
 from helpers.stack.local import replica as replica_module
+from helpers.stack.local.logs import Log
+from helpers.stack.local.ports import Ports
 from helpers.stack.local.process import STACK_VARIABLE, server_environment, sweep
 from helpers.stack.local.spec import ServerSpec
 from helpers.stack.local.supervisor import Supervisor
@@ -35,6 +37,8 @@ print("hello from", options.get("version", "one"), flush=True)
 if "only_one" in options:
     # Fails where another one holds it: shows two at once.
     claim = os.open(options["only_one"], os.O_CREAT | os.O_EXCL)
+for number in range(options.get("lines", 0)):
+    print("line", number, flush=True)
 if "child" in options:
     subprocess.Popen(SLEEPER)
     subprocess.Popen(SLEEPER, start_new_session=True)
@@ -268,7 +272,7 @@ def test_secrets_stay_with_the_daemon(name, dropped, monkeypatch):
     assert (name not in server_environment({})) is dropped
 
 
-def test_a_killed_server_is_restarted_with_growing_pauses(tmp_path, spec, both_loops, monkeypatch):
+def test_a_killed_server_is_restarted_with_growing_pauses(tmp_path, spec, monkeypatch):
     monkeypatch.setattr(replica_module, "FIRST_PAUSE", 0.2)
 
     async def scenario():
@@ -290,7 +294,7 @@ def test_a_killed_server_is_restarted_with_growing_pauses(tmp_path, spec, both_l
             for pause, base in zip(pauses, (0.2, 0.4, 0.8), strict=True):
                 assert base * 0.8 <= pause < base * 1.2 + 0.25
 
-    both_loops(scenario())
+    asyncio.run(scenario())
 
 
 def test_pauses_begin_anew_after_a_steady_time(tmp_path, spec, monkeypatch):
@@ -565,23 +569,64 @@ def test_what_an_earlier_daemon_left_is_swept_at_the_start(tmp_path, spec):
     asyncio.run(scenario())
 
 
+def test_the_log_of_a_running_server_is_capped(tmp_path, spec, monkeypatch):
+    monkeypatch.setattr("helpers.stack.local.supervisor.HOUSEKEEPING_SECONDS", 0.05)
+    monkeypatch.setattr(
+        "helpers.stack.local.supervisor.Log", lambda path: Log(path, cap_bytes=10_000)
+    )
+
+    async def scenario():
+        async with supervised(tmp_path) as supervisor:
+            supervisor.apply(spec(lines=5000))  # 50 kB
+            await ready(supervisor)
+            logs = tmp_path / "stack" / "logs"
+            await until(lambda: (logs / "a.log.1").exists(), "the log is cut")
+            await until(
+                lambda: all(log.stat().st_size <= 10_000 for log in logs.iterdir()), "it is small"
+            )
+            assert supervisor.log("a", 1) == "line 4999\n"
+
+    asyncio.run(scenario())
+
+
+def test_a_port_that_is_taken_in_the_meantime_is_exchanged(tmp_path, spec, monkeypatch):
+    take = Ports.take
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        handed_out = [listener.getsockname()[1]]
+        monkeypatch.setattr(
+            Ports, "take", lambda self: handed_out.pop() if handed_out else take(self)
+        )
+
+        async def scenario():
+            async with supervised(tmp_path) as supervisor:
+                supervisor.apply(spec())
+                await until(lambda: of(supervisor).state == "restarting", "it cannot bind")
+                assert "in use" in of(supervisor).last_line
+                assert await get(await ready(supervisor)) == "one"
+                assert of(supervisor).restarts == 1
+
+        asyncio.run(scenario())
+
+
 def test_usage_is_summed_and_never_falls(tmp_path, spec, monkeypatch):
     monkeypatch.setattr("helpers.stack.local.supervisor.HOUSEKEEPING_SECONDS", 0.05)
     monkeypatch.setattr(replica_module, "FIRST_PAUSE", 0.1)
 
     async def scenario():
         async with supervised(tmp_path) as supervisor:
-            supervisor.apply(spec(spin=0.3, child=True))
+            supervisor.apply(spec(spin=0.2, child=True))
             await ready(supervisor)
             await until(lambda: supervisor.usage()["a"].processes >= 2, "the child counts too")
             assert supervisor.usage()["a"].memory_bytes > 2_000_000
-            await until(lambda: supervisor.usage()["a"].cpu_seconds >= 0.3, "CPU time")
+            await until(lambda: supervisor.usage()["a"].cpu_seconds >= 0.2, "CPU time")
             before = supervisor.usage()["a"].cpu_seconds
             os.kill(of(supervisor).pid, signal.SIGKILL)
             await until(lambda: of(supervisor).restarts == 1, "it is restarted")
             seen = [before]
             await until(
-                lambda: seen.append(supervisor.usage()["a"].cpu_seconds) or seen[-1] > before + 0.3,
+                lambda: seen.append(supervisor.usage()["a"].cpu_seconds) or seen[-1] > before + 0.2,
                 "the new process's time is added",
             )
             assert seen == sorted(seen)

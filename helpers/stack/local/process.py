@@ -370,9 +370,12 @@ def _share(process: psutil.Process, last: _Share | None) -> _Share:
     now = time.monotonic()
     if sys.platform != "linux":
         return _Share(resident, resident, now)
-    if last is not None and now - last.moment < SHARE_SECONDS:
-        if abs(resident - last.resident) <= SHARE_CHANGE * last.resident:
-            return last
+    if (
+        last is not None
+        and now - last.moment < SHARE_SECONDS
+        and abs(resident - last.resident) <= SHARE_CHANGE * last.resident
+    ):
+        return last
     try:
         share = process.memory_full_info().pss
     except (psutil.Error, AttributeError):

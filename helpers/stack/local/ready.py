@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import httpx
 
 TIMEOUT_SECONDS = 2.0
+BODY_BYTES = 64 * 1024  # of an answer; what is longer is no reason
 SHOWN_CHARACTERS = 300
 
 
@@ -47,23 +49,32 @@ async def ask(client: httpx.AsyncClient, address: tuple[str, int], path: str) ->
         path: to GET.
     """
     host, port = address
+    body = b""
     try:
-        response = await client.get(f"http://{host}:{port}{path}")
+        # httpx limits each step; a body that comes in drops is limited here.
+        async with (
+            asyncio.timeout(2 * TIMEOUT_SECONDS),
+            client.stream("GET", f"http://{host}:{port}{path}") as response,
+        ):
+            if response.status_code == 200:
+                return Answer(True)
+            async for part in response.aiter_bytes():
+                body += part
+                if len(body) > BODY_BYTES:
+                    break
     except httpx.ConnectError:
         return Answer(False)
-    except httpx.TimeoutException:
+    except (httpx.TimeoutException, TimeoutError):
         seconds = f"{TIMEOUT_SECONDS:g}"
         return Answer(False, silent=True, reason=f"no answer to GET {path} within {seconds} s")
-    except (httpx.HTTPError, httpx.InvalidURL) as problem:
-        return Answer(False, reason=f"GET {path}: {problem or type(problem).__name__}")
-    if response.status_code == 200:
-        return Answer(True)
-    return Answer(False, reason=_reason(response) or f"GET {path} answers {response.status_code}")
+    except Exception as problem:  # whatever it sends, it will be asked again
+        return Answer(False, reason=f"GET {path}: {str(problem) or type(problem).__name__}")
+    return Answer(False, reason=_reason(body) or f"GET {path} answers {response.status_code}")
 
 
-def _reason(response: httpx.Response) -> str:
+def _reason(content: bytes) -> str:
     try:
-        body: Any = json.loads(response.content)
+        body: Any = json.loads(content)
     except ValueError:
         return ""
     if isinstance(body, dict) and isinstance(body.get("status"), dict):  # the seldon protocol
