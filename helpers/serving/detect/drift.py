@@ -146,7 +146,10 @@ def _encoder_of(detector: Any) -> Any:
 
 
 def _metrics(data: dict[str, Any]) -> list[Metric]:
-    metrics = [Metric("seldon_metric_drift_counter", int(np.any(data["is_drift"])))]
+    metrics = [
+        Metric("seldon_metric_drift_counter", int(np.any(data["is_drift"]))),
+        Metric("detect_server_windows", 1),  # ours: Seldon's count those that drifted only
+    ]
     for name in ("is_drift", "distance", "p_val", "threshold"):
         for index, value in enumerate(np.atleast_1d(data.get(name, []))):
             tags = {"index": str(index)}

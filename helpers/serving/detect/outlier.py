@@ -158,7 +158,8 @@ def _asked_for(data: dict[str, Any], instances: bool, features: bool) -> dict[st
 
 
 def _metrics(by_row: np.ndarray, scores: np.ndarray | None) -> list[Metric]:
-    metrics = []
+    # Ours: Seldon's count outliers only, which says nothing of their share.
+    metrics = [Metric("detect_server_rows", len(by_row))]
     for row, flagged in enumerate(by_row):
         tags = {"index": str(row) if row < LABELLED_ROWS else f"{LABELLED_ROWS}+"}
         metrics.append(Metric("seldon_metric_outlier_is_outlier", int(flagged), tags=tags))
