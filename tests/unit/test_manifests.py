@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -22,6 +23,7 @@ from helpers.serving.explain.methods import method_class
 from helpers.serving.payload_log import cli as payload_log
 from helpers.serving.storage import locate
 from helpers.stack import documents
+from helpers.stack.local import resources
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -36,8 +38,13 @@ DETECT = "seldonio/alibi-detect-server"
 Object = dict[str, Any]
 
 
+@functools.cache
+def read(file: str) -> list[documents.Document]:
+    return documents.read([FILES[file]])
+
+
 def objects(file: str) -> list[Object]:
-    return [document.content for document in documents.read([FILES[file]])]
+    return [copy.deepcopy(document.content) for document in read(file)]
 
 
 def only(file: str, kind: str) -> Object:
@@ -118,6 +125,12 @@ def test_namespace_and_labels(file):
         assert labels == {"name", "component", "part-of"}
         assert metadata["labels"]["app.kubernetes.io/name"] == metadata["name"]
         assert metadata["labels"]["app.kubernetes.io/part-of"] == NAMESPACE
+
+
+@FILE
+def test_the_local_stack_understands_every_field(file):
+    for document in read(file):
+        assert resources.parse(document).namespace == NAMESPACE
 
 
 @WORKLOAD
