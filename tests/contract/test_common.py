@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
@@ -124,6 +125,8 @@ def test_bad_json_is_refused(body: bytes) -> None:
         (["[[[[", "}{", '\\"[[', "]"], 1),
         ([["]"], "[", [["]]"]]], 3),
         ("text", 0),
+        ([[[[[[[1]]]]]]] * 20, 7),
+        ([[1], [[[[[[2]]]]]], [[[[[[3]]]]]], [[]] * 9], 7),
     ],
 )
 def test_depth_is_exact(value: Any, depth: int) -> None:
@@ -131,6 +134,18 @@ def test_depth_is_exact(value: Any, depth: int) -> None:
     assert not deeper_than(body, depth)
     assert depth == 0 or deeper_than(body, depth - 1)
     assert parse_json(body) == value
+
+
+def test_deep_json_is_refused_in_no_time() -> None:
+    """The event loop stands still meanwhile: one level a pass over the text would take minutes."""
+    stack = b"[" * 900 + b"]" * 900
+    body = b"[" + b",".join([stack] * 2000) + b"]"
+    begun = time.process_time()
+    assert deeper_than(body, 64)
+    took = time.process_time() - begun
+    begun = time.process_time()
+    orjson.loads(body)
+    assert took < 2 * (time.process_time() - begun) + 0.2
 
 
 # CloudEvents.

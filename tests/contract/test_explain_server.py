@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -342,6 +344,77 @@ def test_bad_requests_are_refused(server: Any, body: Any) -> None:
     assert answer.status_code == 400
     assert answer.json()["error"]
     assert not model.asked
+
+
+def test_numbers_whose_average_overflows_are_refused(server: Any) -> None:
+    client, model = server
+    with np.errstate(over="ignore"):
+        answer = client.post("/v1/models/toy:explain", json=request(np.full(SHAPE, 3e38)))
+    assert (answer.status_code, "too large" in answer.json()["error"]) == (400, True)
+    assert not model.asked
+
+
+def test_large_images_are_asked_about_in_several_calls() -> None:
+    model = Model()
+    client = ModelClient("model:9000", "tensorflow.http", "toy", model.transport())
+    answers = client(np.random.default_rng(0).random((5, 200, 600, 3), np.float32))
+    assert answers.shape == (5, CLASSES)
+    assert [len(rows) for rows in model.rows] == [2, 2, 1]
+
+
+def test_an_explanation_that_nobody_waits_for_is_not_begun(toy: Any) -> None:
+    """One client's explanation is under way; of two that wait behind it, one hangs up."""
+    model = Model()
+    server = build(model)
+    held, release = threading.Event(), threading.Event()
+    explain = server.service.explain
+
+    def slow(*arguments: Any) -> Any:
+        held.set()
+        assert release.wait(30)
+        return explain(*arguments)
+
+    with serving(server) as client:
+        server.service.explain = slow
+        app, body = client.app, json.dumps(request(picture(), seed=1)).encode()
+
+        async def post(hangs_up: asyncio.Event) -> int:
+            scope = {
+                "type": "http",
+                "method": "POST",
+                "path": "/api/v1.0/explain",
+                "headers": [(b"content-length", str(len(body)).encode())],
+                "query_string": b"",
+            }
+            given = [{"type": "http.request", "body": body}]
+            sent: list[Any] = []
+
+            async def receive() -> Any:
+                if given:
+                    return given.pop()
+                await hangs_up.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: Any) -> None:
+                sent.append(message)
+
+            await app(scope, receive, send)
+            return sent[0]["status"]
+
+        async def scenario() -> list[int]:
+            stays, leaves = asyncio.Event(), asyncio.Event()
+            first = asyncio.create_task(post(stays))
+            await asyncio.to_thread(held.wait, 30)
+            others = [asyncio.create_task(post(event)) for event in (leaves, stays)]
+            leaves.set()
+            gone = await asyncio.wait_for(others[0], 30)
+            release.set()
+            return [gone, *await asyncio.gather(first, others[1])]
+
+        explained = metric(client, "explain_server_seconds_count")
+        assert asyncio.run(scenario()) == [499, 200, 200]
+        assert metric(client, "explain_server_seconds_count") == explained + 2
+        assert server.waiting == 0
 
 
 def test_unknown_models_and_paths(server: Any) -> None:

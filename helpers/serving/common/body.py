@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
+from itertools import accumulate
 from typing import Any
 
 import orjson
@@ -21,6 +22,7 @@ DEPTH_LIMIT = 64  # nested lists and objects; a batch of images has 5
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _CURLY_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
+_STEPS = {ord("["): 1, ord("]"): -1}
 
 
 async def read_body(request: Request, limit: int | None = None) -> bytes:
@@ -77,15 +79,19 @@ def parse_json(body: bytes, depth_limit: int = DEPTH_LIMIT) -> Any:
 def deeper_than(body: bytes, limit: int) -> bool:
     """Whether valid JSON nests lists and objects deeper than `limit`.
 
-    All in C: reduced to its brackets, the text loses one level with every replacement of `[]`.
+    All in C: reduced to its brackets, the text loses one level with every replacement of `[]`. Data
+    is mostly leaves and soon gone; a text that shrinks slowly is counted through instead.
     """
     if body.count(b"[") + body.count(b"{") <= limit:
         return False
     brackets = _STRING.sub(b"", body).translate(_CURLY_AS_SQUARE, _NOT_BRACKETS)
-    for _ in range(limit):
+    for removed in range(limit):
         if not brackets:
             return False
-        brackets = brackets.replace(b"[]", b"")
+        outer = brackets.replace(b"[]", b"")
+        if len(outer) > len(brackets) // 2:
+            return max(accumulate(map(_STEPS.__getitem__, brackets))) > limit - removed
+        brackets = outer
     return bool(brackets)
 
 

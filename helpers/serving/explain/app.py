@@ -9,7 +9,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 WAITING = 32  # requests that may wait for their turn
 SEEDS = 2**32  # NumPy's generator takes seeds below
+CLIENT_GONE = 499  # nginx's code, for the metrics: nobody reads the answer
 
 
 class ExplainServer:
@@ -68,8 +69,14 @@ class ExplainServer:
         self.worker = ThreadPoolExecutor(1, thread_name_prefix="explainer")
         self.waiting = 0
 
-    async def explain(self, body: Any) -> bytes:
-        """Return the explanation as JSON."""
+    async def explain(self, body: Any, gone: Callable[[], Coroutine[Any, Any, None]]) -> bytes:
+        """Return the explanation as JSON.
+
+        Args:
+            body: of the request.
+            gone: waits until the client hangs up: an explanation that has to wait for its turn is not
+                begun then.
+        """
         reason = self.service.not_ready()
         if reason is not None:
             raise RequestError(503, reason, headers={"retry-after": "2"})
@@ -80,13 +87,18 @@ class ExplainServer:
                 503, f"{WAITING} explanations are waiting already.", headers={"retry-after": "1"}
             )
         self.waiting += 1
+        loop = asyncio.get_running_loop()
+        asked = time.perf_counter()
+        job = loop.run_in_executor(self.worker, self._explain, instances, options, seed, asked)
+        hung_up = asyncio.create_task(gone())
         try:
-            loop = asyncio.get_running_loop()
-            asked = time.perf_counter()
-            return await loop.run_in_executor(
-                self.worker, self._explain, instances, options, seed, asked
-            )
+            await asyncio.wait((job, hung_up), return_when=asyncio.FIRST_COMPLETED)
+            if not job.done():
+                raise RequestError(CLIENT_GONE, "The client has gone.")
+            return job.result()
         finally:
+            hung_up.cancel()
+            job.cancel()
             self.waiting -= 1
 
     def _explain(self, instances: Any, options: Options, seed: int, asked: float) -> bytes:
@@ -152,7 +164,8 @@ def make_app(server: ExplainServer, on_failure: Callable[[str], None] = log.erro
                     404, f"Unknown model {name[:80]!r}; this explains {server.model_name}."
                 )
             body = await read_json(request)
-            return Response(await server.explain(body), media_type="application/json")
+            explanation = await server.explain(body, lambda: _disconnected(request))
+            return Response(explanation, media_type="application/json")
         except RequestError as problem:
             code = problem.status
             raise
@@ -190,6 +203,11 @@ def make_app(server: ExplainServer, on_failure: Callable[[str], None] = log.erro
         registry=server.registry,
         lifespan=lifespan,
     )
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def _as_json(explained: Explained) -> bytes:

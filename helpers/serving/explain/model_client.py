@@ -13,7 +13,8 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait
 from helpers.serving.common.errors import RequestError
 from helpers.serving.payloads import TENSORFLOW, read_seldon_message
 
-ROWS_AT_ONCE = 256  # rows of one call
+ROWS_AT_ONCE = 256  # rows of one call at most,
+NUMBERS_AT_ONCE = 1_000_000  # or this many numbers: some 12 MB of JSON, and servers have limits
 TIMEOUT = httpx.Timeout(30.0, connect=2.0)  # seconds
 LIMITS = httpx.Limits(max_connections=8, max_keepalive_connections=8, keepalive_expiry=30.0)
 # Explanations ask about made-up inputs: a drift detector that saw them would see drift.
@@ -60,13 +61,15 @@ class ModelClient:
         """Return the model's answers.
 
         Raises:
-            RequestError: 503, the model cannot be reached or is not ready; 502, its answer is an
-                error or none.
+            RequestError: 400, an input is not finite; 503, the model cannot be reached or is not
+                ready; 502, its answer is an error or none.
         """
-        parts = [
-            self._predict(x[start : start + ROWS_AT_ONCE])
-            for start in range(0, len(x), ROWS_AT_ONCE)
-        ]
+        step = ROWS_AT_ONCE
+        if isinstance(x, np.ndarray) and x.dtype.kind == "f":
+            if not np.isfinite(x).all():  # a finite image's average colour need not be
+                raise RequestError(400, "The instances hold numbers too large to be explained.")
+            step = min(step, max(1, NUMBERS_AT_ONCE // max(1, x[0].size)))
+        parts = [self._predict(x[start : start + step]) for start in range(0, len(x), step)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def _predict(self, x: np.ndarray | list) -> np.ndarray:
