@@ -24,6 +24,7 @@ from pydantic import ValidationError
 
 from helpers.serving.common.errors import ServingError
 from helpers.serving.common.events import from_http
+from helpers.serving.gateway import orchestrator
 from helpers.serving.gateway.app import Gateway
 from helpers.serving.gateway.client import (
     Answer,
@@ -370,6 +371,30 @@ def test_large_bodies_are_refused_announced_or_not() -> None:
         assert chunked[0] == 413
         assert (await raw_request(world.gateway, raw_scope(path), b"x" * 1000))[0] == 200
         assert world.gateway._bodies.held == 0
+
+    run(scenario())
+
+
+def test_a_client_that_goes_away_in_its_body_leaves_nothing_behind() -> None:
+    async def scenario() -> None:
+        world = World(deployment())
+        messages = [
+            {"type": "http.request", "body": b"x" * 100, "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+        sent: list[dict[str, Any]] = []
+
+        async def receive() -> dict[str, Any]:
+            return messages.pop(0)
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+
+        await world.gateway(raw_scope(f"{PREFIX}/v1/models/:predict"), receive, send)
+        assert sent[0]["status"] == 400
+        assert world.gateway._bodies.held == 0
+        assert not +world.gateway._in_flight
+        assert world.servers.calls == []
 
     run(scenario())
 
@@ -783,6 +808,31 @@ def test_a_dead_or_slow_shadow_does_not_matter() -> None:
         (dropped,) = (await world.metrics())["gateway_shadow_dropped_total"]
         assert dropped.value == 80 - 64
         await world.gateway.aclose()
+
+    run(scenario())
+
+
+def test_copies_for_a_slow_shadow_are_bounded_in_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        shadow = predictor(name="candidate", url=CANARY, traffic=0, shadow=True)
+        world = World(deployment(predictors=[predictor(), shadow]))
+        gate = asyncio.Event()
+
+        async def slow(call: Call) -> Answer:
+            await gate.wait()
+            return Answer(200, list(JSON), b"{}")
+
+        world.servers.handlers[CANARY] = slow
+        monkeypatch.setattr(orchestrator, "MAX_COPY_BYTES", 2500)
+        for _ in range(5):
+            assert (await world.post("/v1/models/:predict", b"x" * 1000)).status_code == 200
+        await until(lambda: len(world.servers.at(CANARY)) == 2)
+        (dropped,) = (await world.metrics())["gateway_shadow_dropped_total"]
+        assert dropped.value == 3
+        gate.set()
+        await until(lambda: not world.gateway._orchestrator._copies)
+        await world.post("/v1/models/:predict", b"x" * 1000)
+        await until(lambda: len(world.servers.at(CANARY)) == 3)
 
     run(scenario())
 

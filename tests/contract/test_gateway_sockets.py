@@ -122,8 +122,8 @@ def test_connections_are_used_again() -> None:
     asyncio.run(scenario())
 
 
-def gateway(model: str) -> Gateway:
-    predictor = {"name": "main", "model": "classifier", "url": model}
+def gateway(model: str, **changes: Any) -> Gateway:
+    predictor = {"name": "main", "model": "classifier", "url": model, **changes}
     given = {"namespace": "default", "name": "a", "protocol": "seldon", "predictors": [predictor]}
     return Gateway(RouteTable.model_validate({"deployments": [given]}))
 
@@ -159,6 +159,25 @@ def test_predictions_are_sent_once_more_where_the_connection_breaks_and_feedback
                 assert (await client.post(FEEDBACK, content=b"{}")).status_code == 503
             await app.aclose()
         assert got == [b"/predict", b"/predict", b"/send-feedback"]
+
+    asyncio.run(scenario())
+
+
+def test_a_model_that_hangs_is_504_and_frees_its_place() -> None:
+    async def hangs(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async def scenario() -> None:
+        async with server(hangs) as base:
+            app = gateway(base, timeout_seconds=0.05)
+            transport = httpx.ASGITransport(app=app)
+            async with httpx.AsyncClient(transport=transport, base_url="http://g") as client:
+                answer = await client.post(PREDICT, content=b"{}")
+            await app.aclose()
+        assert answer.status_code == 504
+        assert "no answer within 0.05 s" in answer.json()["status"]["info"]
+        assert app._bodies.held == 0
+        assert not +app._in_flight
 
     asyncio.run(scenario())
 

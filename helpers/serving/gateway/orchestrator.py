@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = "http://:8000/"  # the executor's own address, as it writes it
 MAX_COPIES = 64  # copies on their way to shadows
+MAX_COPY_BYTES = 64 * 2**20  # of their bodies together
 READY_SECONDS = 2.0
 JSON_TYPE = (b"content-type", b"application/json")
 
@@ -86,7 +87,7 @@ class Orchestrator:
         self._metrics = metrics
         self._splitter = splitter
         self._pin = pin
-        self._copies: set[asyncio.Task[None]] = set()
+        self._copies: dict[asyncio.Task[None], int] = {}  # -> bytes of the body
 
     def choose(self, deployment: Deployment, intake: Intake) -> Predictor:
         """Return the predictor that serves this request."""
@@ -237,14 +238,15 @@ class Orchestrator:
         return found if same_model and found.url != before.url else None
 
     def _copy(self, request: Request, shadow: Predictor) -> None:
-        if len(self._copies) >= MAX_COPIES:
+        size = len(request.body)
+        if len(self._copies) >= MAX_COPIES or sum(self._copies.values()) + size > MAX_COPY_BYTES:
             self._metrics.shadow_dropped.labels(request.deployment.name).inc()
             return
         path = predict_path(request.deployment.protocol, shadow.model)
         copy = replace(request, predictor=shadow, target=replace(request.target, path=path))
         task = asyncio.create_task(self._shadowed(copy), name="shadow")
-        self._copies.add(task)
-        task.add_done_callback(self._copies.discard)
+        self._copies[task] = size
+        task.add_done_callback(self._copies.pop)
 
     async def _shadowed(self, copy: Request) -> None:
         started = time.perf_counter()
