@@ -11,6 +11,8 @@ from typing import Any
 
 from helpers.errors import DashboardError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 ROW = "row"
 TIMESERIES, STAT, GAUGE, BAR_GAUGE, TABLE = "timeseries", "stat", "gauge", "bargauge", "table"
 KINDS = (TIMESERIES, STAT, GAUGE, BAR_GAUGE, TABLE, ROW)
@@ -127,10 +129,14 @@ class Dashboard:
 def read(path: str | Path) -> Dashboard:
     """Return the dashboard of a JSON file as Grafana exports it.
 
+    A relative path is looked for in the working directory, then in the repository.
+
     Raises:
         DashboardError: there is no such file, it is no dashboard, or a panel of it cannot be drawn.
     """
     path = Path(path)
+    if not path.exists():
+        path = ROOT / path  # an absolute one stays as it is
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as problem:
