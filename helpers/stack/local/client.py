@@ -42,6 +42,7 @@ class LocalStack(Stack):
         self.dataset = dataset
         self.state = State(folder)
         self._http = httpx.Client(timeout=TIMEOUT, trust_env=False)
+        self._child: subprocess.Popen[bytes] | None = None  # the daemon, where it was started here
 
     # Lifetime
 
@@ -83,7 +84,7 @@ class LocalStack(Stack):
     def _start(self) -> Listening:
         self.state.make()
         with self.state.log.open("ab") as log:
-            process = subprocess.Popen(
+            self._child = subprocess.Popen(
                 [sys.executable, "-m", "helpers.stack.local.daemon", str(self.state.folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -91,7 +92,7 @@ class LocalStack(Stack):
                 cwd=documents.ROOT,
                 start_new_session=True,  # Ctrl-C in the terminal is not for it
             )
-        return self._wait_until_it_says(START_SECONDS, process)
+        return self._wait_until_it_says(START_SECONDS, self._child)
 
     def _wait_until_it_says(
         self, seconds: float, process: subprocess.Popen[bytes] | None = None
@@ -124,6 +125,9 @@ class LocalStack(Stack):
                 with contextlib.suppress(StackError):
                     self._call("POST", "/v1/down")
             self._wait_for_end(found)
+        if self._child is not None:
+            self._child.wait(STOP_SECONDS)  # not a zombie for as long as this process lives
+            self._child = None
         shutil.rmtree(self.state.folder, ignore_errors=True)
         if self.state.folder.exists():
             raise StackError(f"{self.state.folder} cannot be removed; remove it by hand.")
