@@ -18,6 +18,7 @@ INK = "#1a202c"
 TITLE = 0.26  # inches
 PADDING = 0.09
 NO_DATA = "no data"
+BOLD = 1.2 * CHARACTER
 
 
 def draw(place: Place, panel: Panel, results: Sequence[Result], start: float, end: float) -> None:
@@ -70,7 +71,7 @@ def _stat(place: Place, panel: Panel, results: Sequence[Result]) -> None:
     longest = max(map(len, shown))
     size = min(
         24.0,
-        0.78 * width / (CHARACTER * max(3, longest)),
+        0.8 * width / (BOLD * max(3, longest)),
         72 * place.height * (0.5 if named else 0.7),
     )
     for number, (one, text) in enumerate(zip(results, shown, strict=True)):
@@ -135,7 +136,7 @@ def _bar_gauge(place: Place, panel: Panel, results: Sequence[Result]) -> None:
     shown = [formats.text(one.value, panel.field(one.name)) for one in results]
     size = min(9.0, 72 * place.height / len(results) * 0.7)
     left = min(0.42 * place.width, max(len(one.name) for one in results) * CHARACTER * size + 0.1)
-    right = 1.15 * max(map(len, shown)) * CHARACTER * size + 0.12  # bold
+    right = max(map(len, shown)) * BOLD * size + 0.12
     axis = place.axes(panel.title, left=left, right=right, bottom=0.02, top=0.02)
     lows, highs = zip(
         *(_range(panel.field(one.name), [r.value for r in results if not math.isnan(r.value)])

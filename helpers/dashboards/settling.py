@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from helpers.dashboards.prometheus import Prometheus
-from helpers.errors import DashboardError
+from helpers.errors import DashboardError, WalkthroughError
 
 if TYPE_CHECKING:
     from helpers.stack.interface import Stack
@@ -21,7 +21,8 @@ def settle(
 ) -> None:
     """Return once Prometheus has scraped every target after this call; at once where there is none.
 
-    A target that does not answer counts as scraped: its `up` is 0.
+    A target that does not answer counts as scraped: its `up` is 0. On the local stack every server
+    that is ready and has metrics must be among the targets: Prometheus looks for new ones every 5 s.
 
     Args:
         stack: whose Prometheus; may be None with `prometheus_url`.
@@ -36,6 +37,7 @@ def settle(
     if url is None:
         return
     end = time.monotonic() + seconds
+    expected = _ready_servers(stack)
     with Prometheus(url) as prometheus:
         start = prometheus.now()
         while True:
@@ -45,10 +47,12 @@ def settle(
                 for s in prometheus.instant("timestamp(up)")
                 if s.values[0] > start
             }
-            listed = {
-                (t["labels"].get("job"), t["labels"].get("instance")) for t in prometheus.targets()
-            }
+            targets = [target["labels"] for target in prometheus.targets()]
+            listed = {(labels.get("job"), labels.get("instance")) for labels in targets}
+            expected -= {labels.get("pod") for labels in targets}
+            expected = {name for name in expected if _has_metrics(stack, name)}
             missing = sorted(f"{instance} ({job})" for job, instance in listed - scraped)
+            missing += sorted(expected)
             if listed and not missing:
                 return
             if time.monotonic() > end:
@@ -58,3 +62,17 @@ def settle(
                     f"Its own page says more: {url}/targets"
                 )
             time.sleep(_POLL)
+
+
+def _ready_servers(stack: Stack | None) -> set[str]:
+    if stack is None or stack.backend != "local":  # a cluster's Prometheus finds what it was told
+        return set()
+    return {server.name for server in stack.status() if server.state == "ready"}
+
+
+def _has_metrics(stack: Stack, name: str) -> bool:
+    try:
+        stack.metrics(name)
+    except WalkthroughError:
+        return False
+    return True

@@ -41,7 +41,8 @@ def draw(place: Place, panel: Panel, results: Sequence[Result], start: float, en
         if field.custom.get("stacking", {}).get("mode") == "normal":
             below = np.zeros_like(values) if base is None else base
             base = below + np.nan_to_num(values)
-            values = np.where(np.isnan(values), np.nan, base)
+            # Where it adds nothing, its line would hide the one below.
+            values = np.where(values > 0, base, np.nan) if below.any() else values
             handles.append(_series(axis, result, values, below, color, field.custom))
         else:
             handles.append(_series(axis, result, values, None, color, field.custom))

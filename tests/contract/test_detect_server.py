@@ -266,6 +266,7 @@ def test_metrics_of_each_row(toys: None, monkeypatch: pytest.MonkeyPatch) -> Non
         total = "seldon_metric_outlier_is_outlier_total"
         assert [metric(client, total, index=str(row)) for row in range(4)] == [2, 2, 2, None]
         assert metric(client, "seldon_metric_outlier_instance_score", index="2") > 0
+        assert metric(client, "detect_server_rows_total") == 6
         (series,) = [
             sample.labels
             for family in text_string_to_metric_families(client.get("/v1/metrics").text)
@@ -577,6 +578,7 @@ def test_the_window_counts_rows_and_a_batch_may_fill_several(toys: None) -> None
         assert [window["is_drift"] for window in body["windows"]] == [0, 1]
         assert body["data"] == body["windows"][1]
         assert metric(client, "seldon_metric_drift_counter_total") == 1
+        assert metric(client, "detect_server_windows_total") == 2
         assert client.post("/", json=tensorflow(calm[7:9])).content == b""
         last = client.post("/", json=tensorflow(calm[9:])).json()
         assert "windows" not in last
