@@ -595,12 +595,12 @@ def test_a_port_that_is_taken_in_the_meantime_is_exchanged(tmp_path, spec, monke
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         handed_out = [listener.getsockname()[1]]
-        monkeypatch.setattr(
-            Ports, "take", lambda self: handed_out.pop() if handed_out else take(self)
-        )
 
         async def scenario():
             async with supervised(tmp_path) as supervisor:
+                monkeypatch.setattr(
+                    Ports, "take", lambda self: handed_out.pop() if handed_out else take(self)
+                )
                 supervisor.apply(spec())
                 await until(lambda: of(supervisor).state == "restarting", "it cannot bind")
                 assert "in use" in of(supervisor).last_line

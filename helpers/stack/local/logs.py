@@ -43,6 +43,7 @@ class Log:
 
     def open(self) -> int:
         """Return a descriptor that appends; the caller closes it."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def note(self, sentence: str) -> None:
@@ -61,7 +62,7 @@ class Log:
         """Return the bytes in the present file: where lines written from now on begin."""
         try:
             return self.path.stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return 0
 
     def cap(self) -> bool:
@@ -103,7 +104,7 @@ class Log:
                 since = since if since <= size else 0  # cut in the meantime
                 file.seek(max(since, size - LINE_BYTES))
                 text = file.read(LINE_BYTES).decode(errors="replace")
-        except FileNotFoundError:
+        except OSError:
             return ""
         for line in reversed(text.splitlines()):
             if line.strip() and not line.startswith(MARK):
@@ -124,7 +125,7 @@ def _tail(path: Path, lines: int) -> str:
                 position -= size
                 file.seek(position)
                 found = file.read(size) + found
-    except FileNotFoundError:
+    except OSError:
         return ""
     text = b"\n".join(found.rstrip(b"\n").split(b"\n")[-lines:]) if found.strip() else b""
     return text.decode(errors="replace") + "\n" if text else ""

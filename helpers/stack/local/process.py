@@ -18,7 +18,7 @@ import psutil
 from helpers.errors import StackError
 from helpers.stack.local.logs import Log
 from helpers.stack.local.ports import HOST, Ports
-from helpers.stack.local.spec import ServerSpec
+from helpers.stack.local.spec import BRACE, ServerSpec
 from helpers.stack.local.watchdog import RUN_VARIABLE
 
 STACK_VARIABLE = "WALKTHROUGH_STACK"  # in the environment of every server; survives setsid
@@ -306,9 +306,10 @@ def placeholders(spec: ServerSpec) -> list[str]:
 
 def fill(text: str, values: Mapping[str, str]) -> str:
     """Return the text with the placeholders replaced; other braces (JSON) stay as they are."""
-    for name, value in values.items():
-        text = text.replace(f"{{{name}}}", value)
-    return text
+    known = {**values, BRACE: "{"}
+    return re.sub(
+        rf"\{{({'|'.join(map(re.escape, known))})\}}", lambda match: known[match[1]], text
+    )
 
 
 def write_files(folder: Path, files: Mapping[str, str]) -> None:

@@ -35,6 +35,7 @@ def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(
         timeout=TIMEOUT_SECONDS,
         trust_env=False,
+        verify=False,  # plain HTTP on loopback: no certificates to load
         limits=httpx.Limits(max_keepalive_connections=0),
         headers={"connection": "close"},
     )

@@ -19,7 +19,7 @@ from helpers.stack.interface import ServerStatus
 from helpers.stack.local import ready
 from helpers.stack.local.guard import Guard
 from helpers.stack.local.logs import Log
-from helpers.stack.local.ports import Ports
+from helpers.stack.local.ports import HOST, Ports
 from helpers.stack.local.process import (
     STACK_VARIABLE,
     Meter,
@@ -87,8 +87,13 @@ class Supervisor:
         self._guard = Guard(run)
         await self._guard.start()
         self._client = ready.client()
+        ports = Ports()
+        # Nobody listens there, but the first request loads modules: now, when nothing waits.
+        unused = ports.take()
+        await ready.ask(self._client, (HOST, unused), "/")
+        ports.give_back([unused])
         self._shared = Surroundings(
-            ports=Ports(),
+            ports=ports,
             guard=self._guard,
             client=self._client,
             environment=server_environment(self._environment),
