@@ -313,22 +313,22 @@ def test_triggers_join_what_is_defined(file):
 @pytest.mark.parametrize(
     ("file", "event"),
     [
-        ("trigger-payload-logger", None),
-        ("trigger-outlier-vae", "io.seldon.serving.inference.request"),
-        ("trigger-drift-ks", "io.seldon.serving.inference.request"),
-        ("trigger-drift-ks-inliers", "io.seldon.serving.inference.inlier"),
-        ("trigger-multiclass-metrics", "io.seldon.serving.feedback"),
+        ("eventing/trigger-payload-logger", None),
+        ("eventing/trigger-outlier-vae", "io.seldon.serving.inference.request"),
+        ("eventing/trigger-drift-ks", "io.seldon.serving.inference.request"),
+        ("patterns/inliers-only/trigger-drift-ks", "io.seldon.serving.inference.inlier"),
+        ("eventing/trigger-multiclass-metrics", "io.seldon.serving.feedback"),
     ],
 )
 def test_event_types_of_triggers(file, event):
-    spec = only(f"eventing/{file}.yaml", "Trigger")["spec"]
+    spec = only(f"{file}.yaml", "Trigger")["spec"]
     assert spec.get("filter", {}).get("attributes", {}).get("type") == event
 
 
 def test_one_drift_trigger_replaces_the_other():
     plain, inliers = (
-        only(f"eventing/{name}.yaml", "Trigger")
-        for name in ("trigger-drift-ks", "trigger-drift-ks-inliers")
+        only(f"{folder}/trigger-drift-ks.yaml", "Trigger")
+        for folder in ("eventing", "patterns/inliers-only")
     )
     attributes = plain["spec"]["filter"]["attributes"]
     attributes["type"] = inliers["spec"]["filter"]["attributes"]["type"]
@@ -351,8 +351,8 @@ def test_explained_is_the_logged_model_with_an_explainer():
 
 def test_what_forwarding_changes_in_the_outlier_detector():
     plain, forwarding = (
-        only(f"detectors/{name}.yaml", "Deployment")
-        for name in ("outlier-vae", "outlier-vae-forwarding")
+        only(f"{folder}/outlier-vae.yaml", "Deployment")
+        for folder in ("detectors", "patterns/inliers-only")
     )
     before, after = (
         copy.deepcopy(containers_of(one["spec"]["template"])) for one in (plain, forwarding)
@@ -361,7 +361,7 @@ def test_what_forwarding_changes_in_the_outlier_detector():
         one["spec"]["template"]["spec"]["containers"] = []
     assert plain == forwarding
     assert only("detectors/outlier-vae.yaml", "Service") == only(
-        "detectors/outlier-vae-forwarding.yaml", "Service"
+        "patterns/inliers-only/outlier-vae.yaml", "Service"
     )
 
     told, told_after = environment(before), environment(after)

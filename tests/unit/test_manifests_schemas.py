@@ -50,7 +50,7 @@ def manifest(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
 EXAMPLES = pytest.mark.parametrize(
     "example",
     [
-        "detectors/outlier-vae-forwarding.yaml",
+        "patterns/inliers-only/outlier-vae.yaml",
         "eventing/broker.yaml",
         "eventing/trigger-drift-ks.yaml",
         "explainers/cifar10-explained.yaml",
