@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -56,6 +57,8 @@ def ask(
         name: variables.substitute(text, known, f"Dashboard {dashboard.name}, variable ${name}")
         for name, text in known.items()
     }
+    # The last point of a line is the end of the range, so that it has what was scraped last.
+    first = end - step * math.floor((end - start) / step + 1e-9)
     answers = []
     for panel in dashboard.panels:
         panel = replace(panel, title=variables.substitute_known(panel.title, known))
@@ -65,7 +68,7 @@ def ask(
             expr = variables.substitute(target.expr, known, where)
             try:
                 if panel.kind == TIMESERIES:
-                    found = prometheus.range(expr, start, end, step)
+                    found = prometheus.range(expr, first, end, step)
                 else:
                     found = prometheus.instant(expr, end)
             except QueryError as problem:

@@ -187,6 +187,12 @@ def test_lines_have_the_answers_values_and_gaps(write: Any, fake: FakePrometheus
     )  # fmt: skip
 
 
+def test_the_last_point_is_the_end(write: Any, fake: FakePrometheus) -> None:
+    draw(write(panel("timeseries")), fake, start=START + 7)
+    _, asked = fake.asked[-1]
+    assert (float(asked["start"]), float(asked["end"])) == (START + 10, END)
+
+
 def test_stacked_lines_are_sums(write: Any, fake: FakePrometheus) -> None:
     fake.answers["up"] = [
         matrix({0: 1, 10: 2, 20: 3}, pod="a"),
