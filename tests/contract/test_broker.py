@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import resource
@@ -15,6 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
+from helpers.serving.broker.delivery import Outcome
+from helpers.serving.broker.lane import Item, Lane, Stored
 from helpers.serving.broker.model import Delivery, Trigger
 from helpers.serving.common.events import CloudEvent, new_event
 from helpers.serving.common.tokens import make_token
@@ -225,6 +228,46 @@ def test_retries_with_growing_pauses(broker: Client, subscriber: Any, wait_until
     wait_until(lambda: broker.backlog() == {"t": 0}, SOON, "the backlog to empty")
     assert broker.dead() == []
     assert broker.metric('broker_retries_total{namespace="ns",trigger="t"}') == 5
+
+
+def test_a_fault_of_the_broker_costs_one_attempt_and_not_the_event() -> None:
+    delivery = {"retry": 2, "backoffDelay": "PT0.01S"}
+    trigger = Trigger(
+        namespace="n", name="t", broker="b", subscriber="http://localhost", delivery=delivery
+    )
+    stored = Stored(1, "n", "b", CloudEvent("t", "s"), 1, 0.0)
+
+    class Host:
+        """A broker with one event, whose first two attempts break."""
+
+        def __init__(self) -> None:
+            self.attempts = 0
+            self.settled = asyncio.Event()
+
+        async def attempt(self, lane: Lane, item: Item) -> Outcome:
+            self.attempts += 1
+            if self.attempts < 3:
+                raise RuntimeError("unforeseen")
+            return Outcome(True, status=200)
+
+        async def load(self, lane: Lane, after: int) -> tuple[list[Item], bool]:
+            return [Item(0.0, 1, stored)] if after < 1 else [], False
+
+        def settle(self, lane: Lane, item: Item) -> None:
+            self.settled.set()
+
+        def retried(self, lane: Lane) -> None:
+            """Counted elsewhere."""
+
+    async def scenario() -> int:
+        host = Host()
+        lane = Lane(1, trigger, host)
+        lane.pump()
+        await asyncio.wait_for(host.settled.wait(), 5)
+        await lane.stop()
+        return host.attempts
+
+    assert asyncio.run(scenario()) == 3
 
 
 def test_honours_retry_after(broker: Client, subscriber: Any, wait_until: Any) -> None:

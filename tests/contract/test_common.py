@@ -185,6 +185,7 @@ def test_attributes() -> None:
         ({"ce-Upper": "x"}, 400),
         ({"ce-evil": "%0d%0a"}, 400),
         ({"ce-time": "25 o'clock"}, 400),
+        ({f"ce-x{number}": "x" * 4000 for number in range(5)}, 400),
         ({"content-type": "application/cloudevents+avro"}, 415),
     ],
 )

@@ -126,6 +126,8 @@ def test_a_timer_is_a_histogram_in_seconds() -> None:
         {"key": "a", "value": 1, "type": "OTHER"},
         {"key": "a", "value": 1, "tags": {"b": 1}},
         {"key": "a", "value": 1, "tags": {"b c": "1"}},
+        {"key": "a", "value": 1, "tags": {"le": "1"}},
+        {"key": "a", "value": 1, "tags": {"__name__": "b"}},
     ],
 )
 def test_what_is_no_metric(arguments: dict) -> None:

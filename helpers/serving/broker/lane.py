@@ -184,7 +184,11 @@ class Lane:
 
     async def _deliver(self, item: Item) -> None:
         to_sink = item.error is not None
-        outcome = await self.host.attempt(self, item)
+        try:
+            outcome = await self.host.attempt(self, item)
+        except Exception as problem:  # a fault of ours must not cost the event its further attempts
+            log.exception("an attempt to deliver to %s failed", self.trigger.name)
+            outcome = Outcome(False, reason=f"fault of the broker: {problem!r}", again=True)
         if outcome.status is not None and not to_sink:
             self.unreachable = False
         if outcome.delivered:

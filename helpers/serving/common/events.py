@@ -30,6 +30,7 @@ DRIFT_TYPE = "io.seldon.serving.inference.drift"
 JSON_TYPE = "application/json"
 STRUCTURED_TYPE = "application/cloudevents+json"
 ATTRIBUTE_LIMIT = 4096  # characters of one attribute's value
+ATTRIBUTES_LIMIT = 16_384  # of all names and values: they become headers, and servers limit those
 
 _REQUIRED = ("id", "source", "type")
 _OPTIONAL = ("time", "subject", "dataschema", "datacontenttype")
@@ -221,6 +222,8 @@ def _from_attributes(attributes: dict[str, str], data: bytes) -> CloudEvent:
                 400,
                 f"The attribute {name} has unprintable characters or over {ATTRIBUTE_LIMIT} of them.",
             )
+    if sum(len(name) + len(value) for name, value in attributes.items()) > ATTRIBUTES_LIMIT:
+        raise RequestError(400, f"The attributes have over {ATTRIBUTES_LIMIT} characters in all.")
     time = attributes.get("time")
     if time is not None:
         try:

@@ -16,7 +16,7 @@ GAUGE = "GAUGE"
 TIMER = "TIMER"
 
 _METRIC_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_TAG_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+_TAG_NAME = re.compile(r"(?!__|le$)[a-zA-Z_][a-zA-Z0-9_]*")  # `le` is for a timer's buckets
 
 
 @dataclass(frozen=True, slots=True)
