@@ -36,8 +36,6 @@ def up(backend: Backend = "local") -> None:
     cluster = stack.connect(backend)
     listening = cluster.up()
     print(f"gateway http://{listening.gateway}\nbroker  http://{listening.broker}")
-    if cluster.is_outdated:
-        print("It was started from older code: `python -m helpers.stack down` ends it.")
 
 
 @app.command()

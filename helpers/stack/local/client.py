@@ -42,6 +42,7 @@ class LocalStack(Stack):
         self.dataset = dataset
         self.state = State(folder)
         self._http = httpx.Client(timeout=TIMEOUT, trust_env=False)
+        self._told = False
         self._child: subprocess.Popen[bytes] | None = None  # the daemon, where it was started here
 
     # Lifetime
@@ -61,6 +62,12 @@ class LocalStack(Stack):
                 f"The local stack that runs serves the artefacts in {found.artifacts}, not those in "
                 f"{wanted}. Stop it with `python -m helpers.stack down`, or give this one a state of "
                 f"its own with ${VARIABLE}."
+            )
+        if found.code != code_version() and not self._told:
+            self._told = True
+            print(
+                "The local stack runs older code than lies here: `make down` ends it.",
+                file=sys.stderr,
             )
         return found
 
