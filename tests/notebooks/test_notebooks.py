@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from helpers.checks import MIME_TYPE
 from helpers.runner.clean import TRACES
 from helpers.runner.execute import run_notebook
 from helpers.runner.parameters import check_parameters, declared_parameters
+from helpers.stack.local.client import LocalStack
 
 # Smaller values for the tests, {notebook: {parameter: value}}; the notebooks hold the real ones. A
 # name that a notebook does not declare is an error.
@@ -42,28 +44,32 @@ def run(path: Path, folder: Path, parameters: dict[str, object]) -> None:
     assert result.passed > 0
 
 
+@pytest.fixture(scope="module", params=["cifar10", "digits"])
+def dataset(request, tmp_path_factory) -> Iterator[str]:
+    """A data set, and for its notebooks one local stack, which ends after the last of them.
+
+    With digits CIFAR-10 is hidden (a folder that is named and missing is an error, never a download),
+    and the notebooks leave what they train for those after them.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STACK_DIR", str(tmp_path_factory.mktemp("stack") / "state"))
+        if request.param == "digits":
+            patch.setenv("ARTIFACTS_DIR", str(tmp_path_factory.mktemp("artifacts")))
+            patch.setenv("CIFAR10_DIR", str(tmp_path_factory.mktemp("empty") / "no-cifar10-here"))
+        try:
+            yield request.param
+        finally:
+            LocalStack().down()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(SECONDS + 120)
 @each_notebook
-def test_runs(path, tmp_path):
-    run(path, tmp_path, REDUCED.get(path.stem, {}))
-
-
-@pytest.fixture(scope="module")
-def trained_on_the_spot(tmp_path_factory) -> Path:
-    """Where the notebooks leave what they train on digits, for the notebooks after them."""
-    return tmp_path_factory.mktemp("artifacts")
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(SECONDS + 120)
-@each_notebook
-def test_runs_on_digits_without_cifar10(path, tmp_path, trained_on_the_spot, monkeypatch):
-    """CIFAR-10 is hidden: a folder that is named and missing is an error, never a download."""
-    monkeypatch.setenv("ARTIFACTS_DIR", str(trained_on_the_spot))
-    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path / "no-cifar10-here"))
-    reduced = REDUCED.get(path.stem, {}) | REDUCED_DIGITS.get(path.stem, {})
-    run(path, tmp_path, reduced | {"DATASET": "digits"})
+def test_runs(path, tmp_path, dataset):
+    parameters = REDUCED.get(path.stem, {})
+    if dataset == "digits":
+        parameters = parameters | REDUCED_DIGITS.get(path.stem, {}) | {"DATASET": dataset}
+    run(path, tmp_path, parameters)
 
 
 @pytest.mark.parametrize("table", [REDUCED, REDUCED_DIGITS], ids=["cifar10", "digits"])
