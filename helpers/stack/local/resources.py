@@ -8,23 +8,54 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic.alias_generators import to_camel
 
 from helpers.errors import ManifestError
 from helpers.stack.documents import Document
 
 Ignored = Annotated[Any, Field(default=None)]
-DnsName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+
+
+def _is_name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", text):
+        raise ValueError(
+            "a name is of a-z, 0-9 and '-', begins and ends with a letter or digit, and has at most "
+            "63 characters"
+        )
+    return text
+
+
+def _is_key(text: str) -> str:
+    if not re.fullmatch(r"[-._a-zA-Z0-9]{1,253}", text):
+        raise ValueError("a key is of letters, digits, '-', '_' and '.'")
+    return text
+
+
+DnsName = Annotated[str, AfterValidator(_is_name)]
+DataKey = Annotated[str, AfterValidator(_is_key)]
 
 
 class Part(BaseModel):
     """A mapping of a manifest, in camelCase there and in snake_case here."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, alias_generator=to_camel, populate_by_name=False
+        extra="forbid",
+        frozen=True,
+        strict=True,  # as in a cluster "1" is no number and 1 no text
+        alias_generator=to_camel,
+        populate_by_name=False,
     )
 
 
@@ -80,6 +111,12 @@ class Variable(Part):
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_.-]*$")]
     value: str = ""
     value_from: ValueFrom | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if self.value and self.value_from is not None:
+            raise ValueError("give value or valueFrom, not both")
+        return self
 
 
 class Named(Part):
@@ -251,10 +288,17 @@ class ServicePort(Part):
     """A port of a Service."""
 
     port: Annotated[int, Field(ge=1, le=65535)]
-    target_port: int | str | None = None
+    target_port: Any = None
     name: str = ""
     protocol: Literal["TCP"] = "TCP"
     app_protocol: Ignored
+
+    @field_validator("target_port")
+    @classmethod
+    def _is_port(cls, value: Any) -> Any:
+        if not isinstance(value, int | str | None) or isinstance(value, bool):
+            raise ValueError("a port has a number or a name")
+        return value
 
 
 class ServiceSpec(Part):
@@ -278,7 +322,7 @@ class Settings(Object):
 
     api_version: Literal["v1"]
     kind: Literal["ConfigMap"]
-    data: dict[str, str] = {}
+    data: dict[DataKey, str] = {}
     immutable: bool = False
 
     @property
@@ -293,8 +337,8 @@ class Secret(Object):
     api_version: Literal["v1"]
     kind: Literal["Secret"]
     type: str = "Opaque"
-    data: dict[str, str] = {}
-    string_data: dict[str, str] = {}
+    data: dict[DataKey, str] = {}
+    string_data: dict[DataKey, str] = {}
     immutable: bool = False
 
     @model_validator(mode="after")
@@ -311,6 +355,8 @@ class Secret(Object):
                 decoded[key] = base64.b64decode(value, validate=True).decode()
             except (binascii.Error, UnicodeDecodeError) as problem:
                 raise ValueError(f"data.{key} is not text in base64") from problem
+            if "\0" in decoded[key]:
+                raise ValueError(f"data.{key} holds a zero byte, which no variable can")
         return decoded | self.string_data
 
 
@@ -455,7 +501,7 @@ class Explainer(Part):
 class ModelPod(Part):
     """Overrides for the model's container, the one called like the graph's node."""
 
-    containers: list[Container] = []
+    containers: Annotated[list[Container], Field(max_length=1)] = []
     termination_grace_period_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0
     automount_service_account_token: Ignored
     enable_service_links: Ignored
@@ -559,18 +605,38 @@ def parse(document: Document) -> Object:
 
 def _told(error: Any, kind: type[Object]) -> str:
     """One sentence, without its full stop, about one error of pydantic."""
+    location = [part for part in error["loc"] if part != "[key]"]
     place = ""
-    for part in error["loc"]:
+    for part in location:
         place += f"[{part}]" if isinstance(part, int) else f".{part}" if place else str(part)
-    if error["type"] == "extra_forbidden":
-        known = ", ".join(_fields_at(error["loc"][:-1], kind))
-        return f"{place}: the local stack does not support this field; here it knows {known}"
-    if error["type"] == "missing":
-        return f"{place}: is missing"
-    message = error["msg"].removeprefix("Value error, ")
-    value = error.get("input")
-    shown = f", not {value!r:.60}" if isinstance(value, str | int | float | bool) else ""
-    return f"{place or 'the object'}: {message[:1].lower()}{message[1:]}{shown}"
+    place = place or "the object"
+    value, limits = error.get("input"), error.get("ctx", {})
+    match error["type"]:
+        case "extra_forbidden":
+            known = ", ".join(_fields_at(error["loc"][:-1], kind))
+            return f"{place}: the local stack does not support this field; here it knows {known}"
+        case "missing":
+            return f"{place}: is missing"
+        case "too_long":
+            most = limits["max_length"] or "none"
+            return f"{place}: the local stack takes {most} of these, not {limits['actual_length']}"
+        case "too_short":
+            return f"{place}: is empty"
+        case "model_type" | "dict_type":
+            message = "must be a mapping"
+        case "list_type":
+            message = "must be a list"
+        case "string_type" if isinstance(value, int | float):
+            message = "must be text; write it in quotes"
+        case _:
+            message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            message = message[:1].lower() + message[1:]
+    if value is None:
+        return f"{place}: {message}, not empty"
+    hidden = kind is Secret and location[:1] in (["data"], ["stringData"])
+    if hidden or not isinstance(value, str | int | float):
+        return f"{place}: {message}"
+    return f"{place}: {message}, not {value!r:.60}"
 
 
 def _fields_at(location: tuple[int | str, ...], model: type[BaseModel]) -> list[str]:
