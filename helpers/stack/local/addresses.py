@@ -3,7 +3,8 @@
     http://broker-ingress.knative-eventing.svc.cluster.local/…   the broker
     http://<service>, <service>.<namespace>[.svc[.cluster.local]][:port]   an applied Service
 
-Any other address is left as it is: it leads out of the cluster there, and out of this machine here.
+User, path and query stay. Any other address is left as it is: it leads out of the cluster there, and
+out of this machine here.
 """
 
 from __future__ import annotations
@@ -17,8 +18,11 @@ from helpers.errors import ManifestError
 BROKER_SERVICE = ("knative-eventing", "broker-ingress")
 CLUSTER_SUFFIXES = (".svc.cluster.local", ".svc")
 
+# Also inside other text, such as JSON; the last part keeps it from ending within a host name.
 _ADDRESS = re.compile(
-    r"http://(?P<host>[a-z0-9][a-z0-9.-]*[a-z0-9])(?::(?P<port>\d+))?(?=[/?#,\s]|$)"
+    r"(?<![a-z0-9+.-])(?P<scheme>https?)://(?P<user>[^\s/?#@\"'\\]*@)?"
+    r"(?P<host>[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?)\.?(?::(?P<port>\d{1,9}))?(?![a-z0-9_.:@%-])",
+    re.IGNORECASE,
 )
 
 
@@ -64,36 +68,38 @@ class Addresses:
         """
 
         def local(match: re.Match[str]) -> str:
-            found = self._find(match["host"], int(match["port"] or 80), namespace, place)
-            return match[0] if found is None else f"http://{found}"
+            port = int(match["port"] or 80) if match["scheme"].lower() == "http" else None
+            found = self._find(match["host"].lower(), port, namespace, place)
+            return match[0] if found is None else f"http://{match['user'] or ''}{found}"
 
         return _ADDRESS.sub(local, text)
 
-    def _find(self, host: str, port: int, namespace: str, place: str | None) -> str | None:
-        bare = host
-        for suffix in CLUSTER_SUFFIXES:
-            bare = bare.removesuffix(suffix)
-        parts = bare.split(".")
-        if len(parts) > 2 or (len(parts) == 1 and bare != host):
+    def _find(self, host: str, port: int | None, namespace: str, place: str | None) -> str | None:
+        """`host:port` here, None for an address that leads elsewhere; the port of https is None."""
+        suffix = next((one for one in CLUSTER_SUFFIXES if host.endswith(one)), "")
+        parts = host.removesuffix(suffix).split(".")
+        if len(parts) > 2 or (len(parts) == 1 and suffix) or host == "localhost":
             return None  # somewhere else
-        service = (parts[1] if len(parts) == 2 else namespace, parts[0])
-        if service == BROKER_SERVICE:
-            return self.broker
-        known = self.services.get(service)
-        if known is None:
-            if (
-                place is not None
-                and (bare != host or service[0] == namespace)
-                and host != "localhost"
-            ):
-                raise ManifestError(
-                    f"{place}: there is no Service {service[1]} in the namespace {service[0]}; apply its "
-                    f"manifest before, or with this one. Applied: {self._applied()}."
-                )
-            return None if known is None else known.local
-        if place is not None and known.port != port:
+        name, space = parts[0], parts[1] if len(parts) == 2 else namespace
+        broker = {BROKER_SERVICE: ServiceAddress(80, self.broker)}
+        known = {**self.services, **broker}.get((space, name))
+        if place is None:
+            return None if known is None or port is None else known.local
+        if known is None or not known.applied:
+            # `name.space` may be a host of the internet as well: `example.com`.
+            if known is None and not suffix and space != namespace:
+                return None
             raise ManifestError(
-                f"{place}: the Service {service[1]} has the port {known.port}, not {port}."
+                f"{place}: there is no Service {name} in the namespace {space}; apply its manifest "
+                f"before, or with this one. Applied: {self._applied()}."
+            )
+        if port is None:
+            raise ManifestError(
+                f"{place}: the Service {name} is reached over http:// here, not https://."
+            )
+        if known.port != port:
+            raise ManifestError(
+                f"{place}: the Service {name} has the port {known.port}, not {port}."
             )
         return known.local
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from helpers.errors import ManifestError
 from helpers.stack.local.addresses import Addresses
 from helpers.stack.local.resources import KeyOf, Object, Secret, Settings, Variable, VariablesFrom
+
+_REFERENCE = re.compile(r"(?<!\$)\$\(([-._a-zA-Z0-9]+)\)")
 
 Sources = Mapping[tuple[str, str, str], Object]  # by Object.key
 
@@ -26,7 +29,7 @@ def variables(
         env, env_from: of the container.
         sources: all applied objects.
         addresses: what cluster addresses mean.
-        place: where the container stands, for errors; None takes "" for what is missing.
+        place: where the container stands, for errors; None leaves out what is missing.
 
     Raises:
         ManifestError: a ConfigMap, a Secret or a key that is not there.
@@ -42,16 +45,36 @@ def variables(
     strictly = set()
     for number, variable in enumerate(env):
         where = None if place is None else f"{place}.env[{number}]"
-        found[variable.name] = _value(owner, variable, sources, where)
-        if variable.value_from is None and place is not None:
+        value = _value(owner, variable, sources, where)
+        if value is None:  # optional, and not there
+            continue
+        found[variable.name] = value
+        if variable.value_from is None:
             strictly.add(variable.name)
+    for name in strictly:
+        refuse_reference(found[name], found, f"{place or owner}.env: {name}")
     # What a ConfigMap or Secret holds may be of no use here: the object store of a cluster.
     return {
         name: addresses.resolve(
-            value, owner.namespace, f"{place}.env: {name}" if name in strictly else None
+            value, owner.namespace, f"{place}.env: {name}" if place and name in strictly else None
         )
         for name, value in found.items()
     }
+
+
+def refuse_reference(text: str, names: Mapping[str, str], place: str) -> None:
+    """Refuse `$(NAME)`, which a cluster replaces by the variable: in an argument, a Secret's value
+    would be there for every process to see.
+
+    Raises:
+        ManifestError: names the variable.
+    """
+    for match in _REFERENCE.finditer(text):
+        if match[1] in names:
+            raise ManifestError(
+                f"{place}: $({match[1]}) is not replaced here; write the value out, or let the "
+                "program read the variable."
+            )
 
 
 def need_secret(owner: Object, name: str | None, sources: Sources, place: str | None) -> None:
@@ -60,7 +83,7 @@ def need_secret(owner: Object, name: str | None, sources: Sources, place: str | 
         _values(owner, "Secret", name, sources, place)
 
 
-def _value(owner: Object, variable: Variable, sources: Sources, place: str | None) -> str:
+def _value(owner: Object, variable: Variable, sources: Sources, place: str | None) -> str | None:
     if variable.value_from is None:
         return variable.value
     source = variable.value_from
@@ -73,7 +96,7 @@ def _value(owner: Object, variable: Variable, sources: Sources, place: str | Non
     values = _values(owner, kind, reference.name, sources, where)
     if reference.key not in values and where is not None:
         raise ManifestError(f"{where}: the {kind} {reference.name} has no key {reference.key!r}.")
-    return values.get(reference.key, "")
+    return values.get(reference.key)
 
 
 def _values(

@@ -15,7 +15,7 @@ from helpers.serving.broker.model import Delivery as BrokerDelivery
 from helpers.serving.broker.model import Trigger as BrokerTrigger
 from helpers.stack.local import programs, seldon
 from helpers.stack.local.addresses import Addresses
-from helpers.stack.local.environment import Sources, variables
+from helpers.stack.local.environment import Sources, refuse_reference, variables
 from helpers.stack.local.resources import (
     Broker,
     Deployment,
@@ -25,7 +25,9 @@ from helpers.stack.local.resources import (
     Service,
     Trigger,
 )
-from helpers.stack.local.spec import ServerSpec
+from helpers.stack.local.spec import LOOPBACK, ServerSpec, literal
+
+RESERVED = ("gateway", "broker", "stack", "prometheus")  # names of what the stack runs itself
 
 Key = tuple[str, str, str]  # kind, namespace, name
 
@@ -82,12 +84,12 @@ def make(objects: Mapping[Key, Object], addresses: Addresses, origins: Mapping[K
             (one.namespace, one.name) for one in objects.values() if isinstance(one, Broker)
         ),
         triggers={
-            (one.namespace, one.name): _trigger(one, addresses, origins.get(one.key))
+            (one.namespace, one.name): _trigger(one, objects, addresses, origins.get(one.key))
             for one in objects.values()
             if isinstance(one, Trigger)
         },
     )
-    _check_names(plan)
+    _check_names(plan, origins)
     return plan
 
 
@@ -102,6 +104,8 @@ def _server(
         deployment, container.env, container.env_from, sources, addresses, place
     )
     folders = {mount.mount_path.rstrip("/"): mount.name for mount in container.volume_mounts}
+    for one in arguments:
+        refuse_reference(one, environment, f"{place or deployment}.args")
     resolved = [
         addresses.resolve(one, deployment.namespace, place and f"{place}.args") for one in arguments
     ]
@@ -109,7 +113,10 @@ def _server(
         name=deployment.name,
         owner=str(deployment),
         command=programs.command(program, [_in_folder(one, folders) for one in resolved]),
-        environment={name: _in_folder(value, folders) for name, value in environment.items()},
+        environment={
+            **{name: _in_folder(literal(value), folders) for name, value in environment.items()},
+            **LOOPBACK,
+        },
         metrics_path=program.metrics_path,
         labels={"namespace": deployment.namespace},
         recreate=deployment.spec.strategy.type == "Recreate",
@@ -120,8 +127,8 @@ def _server(
 
 def _in_folder(text: str, folders: Mapping[str, str]) -> str:
     """Return an argument with a path below a mounted volume moved to the server's own folder."""
-    before, equals, path = text.rpartition("=") if text.startswith("--") else ("", "", text)
-    for mounted, name in folders.items():
+    before, equals, path = text.partition("=") if text.startswith("--") else ("", "", text)
+    for mounted, name in sorted(folders.items(), reverse=True):  # the longest first
         if path == mounted or path.startswith(f"{mounted}/"):
             return f"{before}{equals}{{folder}}/{name}{path.removeprefix(mounted)}"
     return text
@@ -153,10 +160,17 @@ def _behind(service: Service, deployments: list[Deployment], origin: str | None)
     return found[0].name
 
 
-def _trigger(trigger: Trigger, addresses: Addresses, origin: str | None) -> BrokerTrigger:
+def _trigger(
+    trigger: Trigger, objects: Mapping[Key, Object], addresses: Addresses, origin: str | None
+) -> BrokerTrigger:
     place = f"{origin or trigger}, Trigger: spec"
     strict = origin is not None
     spec = trigger.spec
+    if strict and ("Broker", trigger.namespace, spec.broker) not in objects:
+        raise ManifestError(
+            f"{place}.broker: there is no Broker {spec.broker} in the namespace {trigger.namespace}; "
+            "apply its manifest before, or with this one."
+        )
     delivery = spec.delivery.model_dump(
         by_alias=True, exclude_none=True, exclude={"dead_letter_sink"}
     )
@@ -176,8 +190,9 @@ def _trigger(trigger: Trigger, addresses: Addresses, origin: str | None) -> Brok
         )
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"]))
-        raise ManifestError(f"{place}: {field}: {first['msg']}.") from problem
+        field = ".".join(map(str, first["loc"])).replace("filter", "filter.attributes")
+        reason = first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise ManifestError(f"{place}.{field}: {reason[:1].lower()}{reason[1:]}.") from problem
 
 
 def _url(
@@ -200,17 +215,25 @@ def _url(
     return f"http://{known.local}{destination.uri}"
 
 
-def _check_names(plan: Plan) -> None:
+def _check_names(plan: Plan, origins: Mapping[Key, str]) -> None:
     """Names of servers are names of logs and processes, whatever their namespace."""
-    owners: dict[str, str] = {}
     servers = [
-        *plan.servers.values(),
-        *(one for model in plan.models.values() for one in model.servers),
+        *((key, spec) for key, spec in plan.servers.items()),
+        *((key, spec) for key, model in plan.models.items() for spec in model.servers),
     ]
-    for spec in servers:
-        owner = f"{spec.owner} in {spec.labels['namespace']}"
+    owners: dict[str, str] = {}
+    # Those that are there already come first: the error is about a new one.
+    for key, spec in sorted(servers, key=lambda one: one[0] in origins):
+        kind, namespace, name = key
+        place = f"{origins[key]}, " if key in origins else ""
+        if spec.name in RESERVED:
+            raise ManifestError(
+                f"{place}{kind}: metadata.name: {spec.name} is the name of a server of the local stack "
+                "itself; choose another."
+            )
         if spec.name in owners:
             raise ManifestError(
-                f"{owner}: its server {spec.name} would have the name of one that {owners[spec.name]} has."
+                f"{place}{kind}: metadata.name: the server {spec.name} of {name} in {namespace} would "
+                f"have the name of one of {owners[spec.name]}; choose another."
             )
-        owners[spec.name] = owner
+        owners[spec.name] = f"{kind}/{name} in {namespace}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from helpers.errors import ManifestError
 from helpers.stack.local.resources import Container
+from helpers.stack.local.spec import literal
 
 SERVING_IMAGE = "walkthrough/serving"  # ours
 DETECT_IMAGE = "seldonio/alibi-detect-server"
@@ -58,7 +59,12 @@ def of_container(container: Container, place: str) -> tuple[Program, list[str]]:
             f"them for {DETECT_IMAGE} and {SERVING_IMAGE}."
         )
     words = [*container.command, *container.args]
-    if len(words) < 3 or words[1] != "-m" or words[2] not in _MODULES:
+    if (
+        len(words) < 3
+        or words[0] not in ("python", "python3")
+        or words[1] != "-m"
+        or words[2] not in _MODULES
+    ):
         raise ManifestError(
             f"{place}.command: of {SERVING_IMAGE} the local stack runs [python, -m, MODULE] with MODULE "
             f"one of {', '.join(_MODULES)}."
@@ -68,16 +74,20 @@ def of_container(container: Container, place: str) -> tuple[Program, list[str]]:
 
 
 def with_port(arguments: list[str], flag: str) -> list[str]:
-    """Return the arguments with `{port}` as the value of `flag`, `--flag=8080` or `--flag 8080`."""
-    told = list(arguments)
-    for position, word in enumerate(told):
-        if word == flag and position + 1 < len(told):
-            told[position + 1] = "{port}"
-            return told
-        if word.startswith(f"{flag}="):
-            told[position] = f"{flag}={{port}}"
-            return told
-    return [f"{flag}={{port}}", *told]
+    """Return the arguments with `{port}` as the value of `flag`, `--flag=8080` or `--flag 8080`.
+
+    What else looks like a placeholder is text. The address to listen on is the loopback.
+    """
+    told = [literal(word) for word in arguments]
+    for own, value in ((flag, "{port}"), ("--host", "127.0.0.1")):
+        for position, word in enumerate(told):
+            if word == own and position + 1 < len(told):
+                told[position + 1] = value
+            elif word.startswith(f"{own}="):
+                told[position] = f"{own}={value}"
+    if not any(word == flag or word.startswith(f"{flag}=") for word in told):
+        told.insert(0, f"{flag}={{port}}")
+    return told
 
 
 def command(program: Program, arguments: list[str]) -> tuple[str, ...]:

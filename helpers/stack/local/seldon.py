@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from helpers.errors import ManifestError, WalkthroughError
+from pydantic import ValidationError
+
+from helpers.errors import ManifestError, StackError, WalkthroughError
 from helpers.serving import program
 from helpers.serving.explain.methods import METHODS
 from helpers.serving.gateway import routes
@@ -15,7 +18,7 @@ from helpers.stack.local import programs
 from helpers.stack.local.addresses import Addresses
 from helpers.stack.local.environment import Sources, need_secret, variables
 from helpers.stack.local.resources import Explainer, Predictor, SeldonDeployment
-from helpers.stack.local.spec import ServerSpec
+from helpers.stack.local.spec import LOOPBACK, ServerSpec, literal
 
 TIMEOUT = "seldon.io/rest-timeout"  # annotation, milliseconds
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: connections are refused
@@ -110,17 +113,20 @@ def plan(
         if predictor.explainer is not None:
             servers.append(_explain_server(deployment, predictor, sources, addresses, place))
         if predictor.graph.logger is not None:
-            loggers[predictor.name] = addresses.resolve(
-                predictor.graph.logger.url,
-                deployment.namespace,
-                place and f"{place}.graph.logger.url",
-            )
+            url, where = predictor.graph.logger.url, f"{place or deployment}.graph.logger.url"
+            if not re.fullmatch(r"http://[!-~]+", url):
+                raise ManifestError(f"{where}: it is an http:// address, not {url!r:.80}.")
+            loggers[predictor.name] = addresses.resolve(url, deployment.namespace, place and where)
     model = Model(deployment, tuple(servers), loggers)
     try:
         model.route(lambda name: None)
-    except ValueError as problem:
-        reason = str(problem).splitlines()[2].strip().removeprefix("Value error, ").split(" [")[0]
-        raise ManifestError(f"{origin or deployment}, {deployment.kind}: {reason}.") from problem
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        field = "".join(f"{part}: " for part in first["loc"][:1])
+        reason = first["msg"].removeprefix("Value error, ")
+        raise ManifestError(
+            f"{origin or deployment}, {deployment.kind}: spec.predictors: {field}{reason}."
+        ) from problem
     return model
 
 
@@ -137,19 +143,27 @@ def _model_server(
         deployment, graph.env_secret_ref_name, sources, place and f"{where}.envSecretRefName"
     )
     _check_artifact(graph.model_uri, f"{where}.modelUri", strict=place is not None)
-    parameters = [one.model_dump() for one in graph.parameters]
-    match graph.implementation, deployment.spec.protocol:
-        case "TENSORFLOW_SERVER", "tensorflow":
-            told = program.tf_server_program(graph.name, graph.model_uri)
-        case "SKLEARN_SERVER", "seldon":
-            told = program.seldon_program(graph.name, graph.model_uri, parameters)
-        case "SKLEARN_SERVER", "v2":
-            told = program.mlserver_program(graph.name, graph.model_uri, parameters)
-        case implementation, protocol:
-            raise ManifestError(
-                f"{where}.implementation: {implementation} does not speak the {protocol} protocol here; "
-                "TENSORFLOW_SERVER speaks tensorflow, SKLEARN_SERVER seldon and v2."
-            )
+    parameters = [
+        {**one.model_dump(), "value": literal(one.value), "name": literal(one.name)}
+        for one in graph.parameters
+    ]
+    try:
+        match graph.implementation, deployment.spec.protocol:
+            case "TENSORFLOW_SERVER", "tensorflow":
+                told = program.tf_server_program(graph.name, literal(graph.model_uri))
+            case "SKLEARN_SERVER", "seldon":
+                told = program.seldon_program(graph.name, literal(graph.model_uri), parameters)
+            case "SKLEARN_SERVER", "v2":
+                told = program.mlserver_program(graph.name, literal(graph.model_uri), parameters)
+            case implementation, protocol:
+                raise ManifestError(
+                    f"{where}.implementation: {implementation} does not speak the {protocol} protocol "
+                    "here; TENSORFLOW_SERVER speaks tensorflow, SKLEARN_SERVER seldon and v2."
+                )
+    except ManifestError:
+        raise
+    except StackError as problem:
+        raise ManifestError(f"{where}: {problem}") from problem
     container = predictor.container
     image = (container.image if container else "") or graph.implementation
     environment = _operator_environment(deployment, predictor, image)
@@ -171,7 +185,12 @@ def _model_server(
         name=model_name(deployment, predictor),
         owner=str(deployment),
         command=told.command,
-        environment={**told.environment, **environment},
+        # What the program is told about its ports and folders stands above the manifest.
+        environment={
+            **{name: literal(value) for name, value in environment.items()},
+            **told.environment,
+            **LOOPBACK,
+        },
         files=told.files,
         ready_path=told.ready_path,
         metrics_path=told.metrics_path,
@@ -230,7 +249,7 @@ def _explain_server(
             programs.EXPLAIN.module,
             *_explainer_arguments(explainer, predictor.graph.name, host, protocol),
         ),
-        environment=environment,
+        environment={**{key: literal(value) for key, value in environment.items()}, **LOOPBACK},
         metrics_path=programs.EXPLAIN.metrics_path,
         labels={"namespace": deployment.namespace},
         image=image,
@@ -248,11 +267,14 @@ def _explainer_arguments(
         "--http_port={port}",
     ]
     if explainer.model_uri:
-        told.append(f"--storage_uri={explainer.model_uri}")
+        told.append(f"--storage_uri={literal(explainer.model_uri)}")
     told.append(explainer.type)
     if explainer.type == TENSORFLOW_ONLY:
         told.append("--tf_data_type=float32")
-    return [*told, *(f"--{key}={value}" for key, value in sorted(explainer.config.items()))]
+    return [
+        *told,
+        *(literal(f"--{key}={value}") for key, value in sorted(explainer.config.items())),
+    ]
 
 
 def _operator_environment(
@@ -284,7 +306,7 @@ def _timeout(deployment: SeldonDeployment, predictor: Predictor) -> float | None
     told = {**deployment.spec.annotations, **predictor.annotations}.get(TIMEOUT)
     if told is None:
         return None
-    if not told.isdigit() or int(told) == 0:
+    if not re.fullmatch(r"[1-9][0-9]{0,8}", told):
         raise ManifestError(
             f"{deployment}: the annotation {TIMEOUT} is in milliseconds, a whole number, not {told!r}."
         )

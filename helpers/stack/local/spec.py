@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+
+PLACEHOLDERS = ("port", "grpc_port", "metrics_port", "folder")
+LOOPBACK = {"SERVING_HOST": "127.0.0.1"}  # in the environment of every server of ours
+BRACE = "brace"  # `{brace}` stands for `{`
+
+_PLACEHOLDER = re.compile(rf"\{{(?=(?:{'|'.join((*PLACEHOLDERS, BRACE))})\}})")
+
+
+def literal(text: str) -> str:
+    """Return somebody's text for use in a spec: a `{port}` in it stays just that."""
+    return _PLACEHOLDER.sub(f"{{{BRACE}}}", text)
 
 
 @dataclass(frozen=True)
@@ -17,7 +29,8 @@ class ServerSpec:
         owner: the object that asks for it, `SeldonDeployment/cifar10`.
         command: program and arguments; `{port}` stands for the HTTP port, `{grpc_port}` and
             `{metrics_port}` for further free ports where the program insists on having them, and
-            `{folder}` for a folder of its own that lasts as long as the spec does.
+            `{folder}` for a folder of its own that lasts as long as the spec does. Text that
+            comes from elsewhere goes through `literal` first.
         environment: added to the supervisor's own; the same placeholders.
         files: path inside `{folder}` -> content, written before the start.
         ready_path: GET of it answers 200 once the server can serve.
