@@ -180,17 +180,21 @@ def _trigger(
             sink, trigger, addresses, f"{place}.delivery.deadLetterSink", strict
         )
     try:
+        # By itself, so that errors of both have the right place.
+        field = "delivery."
+        kept = BrokerDelivery.model_validate(delivery)
+        field = ""
         return BrokerTrigger(
             namespace=trigger.namespace,
             name=trigger.name,
             broker=spec.broker,
             filter=spec.filter.attributes,
             subscriber=_url(spec.subscriber, trigger, addresses, f"{place}.subscriber", strict),
-            delivery=BrokerDelivery.model_validate(delivery),
+            delivery=kept,
         )
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])).replace("filter", "filter.attributes")
+        field += ".".join(map(str, first["loc"])).replace("filter", "filter.attributes")
         reason = first["msg"].removeprefix("Value error, ").rstrip(".")
         raise ManifestError(f"{place}.{field}: {reason[:1].lower()}{reason[1:]}.") from problem
 

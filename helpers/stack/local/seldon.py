@@ -51,7 +51,7 @@ class Model:
             repository, version = programs.split_image(
                 (one.container and one.container.image) or ""
             )
-            limit = _timeout(deployment, one)
+            limit = _timeout(deployment, one, str(deployment))
             predictors.append(
                 routes.Predictor(
                     name=one.name,
@@ -109,6 +109,7 @@ def plan(
         place = (
             None if origin is None else f"{origin}, {deployment.kind}: spec.predictors[{number}]"
         )
+        _timeout(deployment, predictor, place or str(deployment))
         servers.append(_model_server(deployment, predictor, sources, addresses, place))
         if predictor.explainer is not None:
             servers.append(_explain_server(deployment, predictor, sources, addresses, place))
@@ -301,13 +302,13 @@ def _check_artifact(uri: str, place: str, *, strict: bool) -> None:
         )
 
 
-def _timeout(deployment: SeldonDeployment, predictor: Predictor) -> float | None:
+def _timeout(deployment: SeldonDeployment, predictor: Predictor, place: str) -> float | None:
     """The limit of one call in seconds, where an annotation sets it."""
     told = {**deployment.spec.annotations, **predictor.annotations}.get(TIMEOUT)
     if told is None:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,8}", told):
         raise ManifestError(
-            f"{deployment}: the annotation {TIMEOUT} is in milliseconds, a whole number, not {told!r}."
+            f"{place}: the annotation {TIMEOUT} is in milliseconds, a whole number, not {told!r:.40}."
         )
     return int(told) / 1000
