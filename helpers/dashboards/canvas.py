@@ -30,7 +30,10 @@ class PaletteCanvas(FigureCanvasAgg):
         """Write the PNG. `metadata` is left out; the rest is matplotlib's, and done by then."""
         FigureCanvasAgg.draw(self)
         pixels = Image.fromarray(np.asarray(self.buffer_rgba())).convert("RGB")
-        palette = pixels.quantize(COLORS, dither=Image.Dither.NONE)
+        # Not Pillow's default, which spends its colours where most pixels are: thin lines lose theirs.
+        palette = pixels.quantize(
+            COLORS, method=Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE
+        )
         options = {
             "optimize": True,
             "dpi": (self.figure.dpi, self.figure.dpi),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from helpers.dashboards import variables
-from helpers.dashboards.model import ROW, TABLE, TIMESERIES, Dashboard, Panel
+from helpers.dashboards.model import ROW, TABLE, TIMESERIES, Dashboard, Panel, Target
 from helpers.dashboards.prometheus import Prometheus, QueryError, Series
 from helpers.errors import DashboardError
 from helpers.metrics import natural
@@ -77,11 +77,19 @@ def ask(
                 ) from problem
             legend = variables.substitute_known(target.legend, known)
             named = [Result(target.ref, _name(legend, one.labels), one) for one in found]
-            results += (
-                sorted(named, key=lambda one: natural(one.name)) if panel.kind != TABLE else named
-            )
+            results += named if _in_order(panel, target) else sorted(named, key=_natural)
         answers.append((panel, results))
     return answers
+
+
+def _in_order(panel: Panel, target: Target) -> bool:
+    """Whether the answer has an order of its own."""
+    sorts = target.expr.lstrip().startswith(("topk", "bottomk", "sort"))
+    return panel.kind == TABLE or (sorts and panel.kind != TIMESERIES)
+
+
+def _natural(result: Result) -> list[tuple[int, float, str]]:
+    return natural(result.name)
 
 
 def _name(legend: str, labels: Mapping[str, str]) -> str:

@@ -268,6 +268,12 @@ def test_a_gauge_and_bars_show_their_values(write: Any, fake: FakePrometheus) ->
     assert {"3", "6"} <= set(texts(figure))
 
 
+def test_bars_keep_the_order_that_a_query_asks_for(write: Any, fake: FakePrometheus) -> None:
+    fake.answers["topk(2, up)"] = [vector(6, pod="b"), vector(3, pod="a")]
+    axis = axes_of(draw(write(panel("bargauge", expr="topk(2, up)")), fake), "One")
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a"]
+
+
 def test_a_table_joins_its_targets_by_labels(write: Any, fake: FakePrometheus) -> None:
     fake.answers = {
         "cpu": [vector(90, pod="b"), vector(0.5, pod="a")],
@@ -439,8 +445,13 @@ def test_figures_are_small_and_known_to_a_notebook(write: Any, fake: FakePrometh
     assert picture.format == "PNG"
     assert picture.size == tuple(round(100 * side) for side in figure.get_size_inches())
     plain = io.BytesIO()
-    picture.convert("RGB").save(plain, "PNG", optimize=True)
-    assert len(png) < 0.6 * len(plain.getvalue())
+    figure.savefig(plain, format="raw")
+    exact = np.frombuffer(plain.getvalue(), np.uint8).reshape(*picture.size[::-1], 4)[..., :3]
+    shown = np.asarray(picture.convert("RGB"))
+    assert np.abs(shown.astype(int) - exact).max() < 40, "thin lines keep their colours"
+    whole = io.BytesIO()
+    Image.fromarray(exact).save(whole, "PNG", optimize=True)
+    assert len(png) < 0.6 * len(whole.getvalue())
 
 
 @pytest.mark.parametrize(
