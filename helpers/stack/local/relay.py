@@ -35,6 +35,7 @@ class Relay:
         self.address = f"{host}:{port}"
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
     async def start(self) -> None:
         """Take connections."""
@@ -42,6 +43,7 @@ class Relay:
 
     async def stop(self) -> None:
         """Close the port and every connection."""
+        self._stopped = True
         if self._server is None:
             self._listener.close()
             return
@@ -51,31 +53,44 @@ class Relay:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._stopped:  # accepted just before
+            writer.transport.abort()
+            return
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
         try:
             await self._pass_on(reader, writer)
+        except asyncio.CancelledError:
+            pass  # by `stop`, which waits for this task; asyncio would log the end of a cancelled one
         finally:
             self._connections.discard(task)
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there: asyncio.StreamWriter | None = None
+        ended = False
         try:
             target = self._target()
             if target is None:
+                ended = True
                 return
             async with asyncio.timeout(CONNECT_SECONDS):
                 back, there = await asyncio.open_connection(*target, limit=CHUNK)
             async with asyncio.TaskGroup() as both:
                 both.create_task(_copy(reader, there))
                 both.create_task(_copy(back, writer))
-        except* OSError as problem:  # refused, reset, timed out: either side sees its end closed
-            log.debug("a connection ended: %s", problem.exceptions[0])
+            ended = True
+        # Refused, reset, timed out: either side sees its end closed. uvloop has a RuntimeError for a
+        # write into a connection that the other side has just reset.
+        except* (OSError, RuntimeError) as problem:
+            log.debug("a connection ended: %r", problem.exceptions)
+            ended = True
         finally:
             for end in (writer, there):
-                if end is not None:
+                if end is not None and ended:
                     end.close()
+                elif end is not None:  # do not wait for somebody who does not read
+                    end.transport.abort()
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
