@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import PlaceHolderLayoutEngine
 from PIL import Image
 
 COLORS = 256
@@ -46,7 +47,8 @@ class DashboardFigure(Figure):
     """A figure that a notebook shows even where pyplot has not told it yet how to show figures."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        # None at all would become the notebook's default, constrained layout, once it was saved.
+        super().__init__(layout=PlaceHolderLayoutEngine(False, False), **options)
         PaletteCanvas(self)
 
     def _repr_png_(self) -> bytes:

@@ -93,7 +93,7 @@ def _figure(
 ) -> Figure:
     rows = max(panel.y + panel.height for panel in dashboard.panels)
     height = HEADER + ROW_HEIGHT * rows + FOOTER
-    figure = DashboardFigure(figsize=(WIDTH, height), dpi=100, layout="none", facecolor="white")
+    figure = DashboardFigure(figsize=(WIDTH, height), dpi=100, facecolor="white")
     top = height - 0.05
     figure.text(
         GAP / WIDTH, top / height, dashboard.title, va="top", fontsize=13, fontweight="bold"

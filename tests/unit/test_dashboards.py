@@ -435,6 +435,7 @@ def test_without_prometheus_one_sentence_and_nothing_else(capsys: Any) -> None:
     assert dashboards.settle(stack) is None
 
 
+@pytest.mark.filterwarnings("error")
 def test_figures_are_small_and_known_to_a_notebook(write: Any, fake: FakePrometheus) -> None:
     fake.answers["up"] = [
         matrix({at: at * number for at in range(0, 61, 10)}, pod=str(number)) for number in range(9)
