@@ -28,7 +28,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, precision_score, r
 from helpers import dashboards
 from helpers.dashboards import formats, model
 from helpers.dashboards.model import Field
-from helpers.errors import ClientError, DashboardError
+from helpers.errors import ClientError, DashboardError, StackError
 from helpers.metrics import Samples
 from helpers.serving.detect.classification import MulticlassOneHot
 from helpers.serving.detect.drift import _metrics as drift_metrics
@@ -36,6 +36,7 @@ from helpers.serving.detect.exposition import RuntimeMetrics
 from helpers.serving.detect.outlier import _metrics as outlier_metrics
 from helpers.serving.explain.measures import Measures
 from helpers.serving.gateway.metrics import Metrics as GatewayMetrics
+from helpers.stack import ServerStatus
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "manifests/monitoring/dashboards"
@@ -507,6 +508,42 @@ def test_settle_waits_for_a_scrape_of_every_target_after_the_call(fake: FakeProm
     fake.targets = []
     with pytest.raises(DashboardError, match="any target"):
         dashboards.settle(prometheus_url=fake.url, seconds=0.3)
+
+
+class NewServer:
+    """A local stack: Prometheus knows one of its servers, not yet the second; the third has no metrics."""
+
+    backend = "local"
+    prometheus_note = ""
+
+    def __init__(self, url: str) -> None:
+        self.prometheus_url = url
+        self.looked: list[str] = []
+
+    def status(self) -> list[ServerStatus]:
+        names = ("known", "new", "silent")
+        started = ServerStatus("starting", "Deployment/starting", "starting")
+        return [*(ServerStatus(name, f"Deployment/{name}", "ready") for name in names), started]
+
+    def metrics(self, name: str) -> Samples:
+        self.looked.append(name)
+        if name != "new":
+            raise StackError(f"{name} has no metrics")
+        return Samples.parse("")
+
+
+def test_settle_waits_for_a_server_that_prometheus_has_not_found_yet(fake: FakePrometheus) -> None:
+    stack: Any = NewServer(fake.url)
+    known = {"labels": {"job": "j", "instance": "a", "pod": "known"}}
+    new = {"labels": {"job": "j", "instance": "b", "pod": "new"}}
+    scraped = [vector(END + 1, job="j", instance="a"), vector(END + 1, job="j", instance="b")]
+    fake.answers = {"time()": [END, str(END)], "timestamp(up)": scraped}
+    fake.targets = [known]
+    with pytest.raises(DashboardError, match=r"has not scraped new\."):
+        dashboards.settle(stack, 0.3)
+    assert set(stack.looked) == {"new", "silent"}
+    fake.targets = [known, new]
+    dashboards.settle(stack, 5)
 
 
 # The files
