@@ -19,6 +19,10 @@ from helpers.stack.local.client import LocalStack
 # name that a notebook does not declare is an error.
 REDUCED: dict[str, dict[str, object]] = {
     "01_train_resnet32": {"LIVE_IMAGES": 640, "LIVE_EPOCHS": 2},
+    "02_deploy_model": {"IMAGES": 40},
+    "03_performance_metrics": {"REQUESTS": 100, "WRONG": 10},
+    "04_payload_events": {"REQUESTS": 30},
+    "05_statistical_metrics": {"FEEDBACK": 200, "LATE": 40},
     "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500},
     "07_drift_ks": {"UNDRIFTED_WINDOWS": 3},
     "08_explain_anchor_images": {"IMAGES": 2},
