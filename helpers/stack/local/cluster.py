@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable
@@ -12,16 +13,16 @@ from typing import Any
 
 import orjson
 
-from helpers.errors import ManifestError
+from helpers.errors import ManifestError, StackError
 from helpers.serving.broker.broker import Broker
 from helpers.serving.gateway.routes import Routes, RouteTable
-from helpers.stack.documents import Document
+from helpers.stack.documents import Document, checked
 from helpers.stack.interface import Applied
 from helpers.stack.local import plan as planning
 from helpers.stack.local.addresses import Addresses, ServiceAddress
 from helpers.stack.local.plan import Key, Plan
 from helpers.stack.local.relay import Relay
-from helpers.stack.local.resources import Object, Service, parse
+from helpers.stack.local.resources import Object, Service, Trigger, parse
 from helpers.stack.local.seldon import Model
 from helpers.stack.local.spec import ServerSpec
 from helpers.stack.local.supervisor import Supervisor
@@ -73,7 +74,6 @@ class Cluster:
         self._serving: dict[Key, Model] = {}  # the last version of each that was ready
         self._changing = asyncio.Lock()
         self._extra: dict[str, ServerSpec] = {}
-        self._ports: dict[tuple[str, str], int] = {}  # of Services, as their manifests have them
 
     def run_beside(self, spec: ServerSpec) -> None:
         """Run a server that nobody applied, such as Prometheus."""
@@ -82,30 +82,47 @@ class Cluster:
 
     async def restore(self) -> None:
         """Apply what an earlier daemon had; what no longer can be is left out, and the log says so."""
+        async with self._changing:
+            documents: dict[Key, Document] = {}
+            objects: dict[Key, Object] = {}
+            for document in self._kept():
+                try:
+                    one = parse(document)
+                    # Leniently: what it refers to may have been deleted since.
+                    await self._listen_for([one])
+                    tried = {**objects, one.key: one}
+                    planning.make(tried, self._addresses(tried), {})
+                except ManifestError as problem:
+                    log.error("Not applied again: %s", problem)
+                    continue
+                objects, documents[one.key] = tried, document
+            # With all addresses known.
+            plan = planning.make(objects, self._addresses(objects), {})
+            await self._enforce(documents, objects, plan)
+
+    def _kept(self) -> list[Document]:
+        """What the file has; a damaged one is set aside."""
         try:
             kept = orjson.loads(self.file.read_bytes())
+            return [
+                Document(str(one["origin"]), checked(one["content"], str(one["origin"])))
+                for one in kept
+            ]
         except FileNotFoundError:
-            return
-        except (OSError, orjson.JSONDecodeError) as problem:
-            log.error("What was applied before is lost: %s: %s", self.file, problem)
-            return
-        documents = [Document(one["origin"], one["content"]) for one in kept]
-        try:
-            await self.apply(documents)
-            return
-        except ManifestError as problem:
-            log.error("Not everything comes back: %s", problem)
-        for document in documents:
-            try:
-                await self.apply([document])
-            except ManifestError as problem:
-                log.error("Not applied again: %s", problem)
+            return []
+        except (OSError, ValueError, KeyError, TypeError, ManifestError) as problem:
+            aside = self.file.with_suffix(".damaged")
+            log.error("What was applied before is lost: %s: %s; see %s", self.file, problem, aside)
+            with contextlib.suppress(OSError):
+                os.replace(self.file, aside)
+            return []
 
     async def apply(self, documents: Iterable[Document]) -> list[Applied]:
         """Apply objects: all of them, or none if one is refused.
 
         Raises:
             ManifestError: names file, document and field.
+            StackError: the list of what is applied cannot be written.
         """
         async with self._changing:
             given = [(document, parse(document)) for document in documents]
@@ -116,44 +133,67 @@ class Cluster:
                         f"{document.origin}: {one} is in {origins[one.key]} as well; apply it once."
                     )
                 origins[one.key] = document.origin
+                self._check_moved(one, document.origin)
             objects = {**self.objects, **{one.key: one for _, one in given}}
-            await self._listen_for(objects)
-            plan = planning.make(objects, self._addresses(objects), origins)
-            applied = [Applied(one.kind, one.name, self._action(one)) for _, one in given]
-            self.documents |= {one.key: document for document, one in given}
-            await self._enforce(objects, plan)
+            known = set(self.relays)
+            try:
+                await self._listen_for(objects.values())
+                plan = planning.make(objects, self._addresses(objects), origins)
+                applied = [Applied(one.kind, one.name, self._action(one)) for _, one in given]
+                kept = {**self.documents, **{one.key: document for document, one in given}}
+                await self._enforce(kept, objects, plan)
+            except StackError:
+                # Addresses of Services that were refused lead nowhere, and nobody has them.
+                for key in self.relays.keys() - known:
+                    await self.relays.pop(key).stop()
+                raise
             return applied
 
+    def _check_moved(self, one: Object, origin: str) -> None:
+        """A trigger stays with its broker, as in Knative: its backlog is of that one."""
+        before = self.objects.get(one.key)
+        if (
+            isinstance(one, Trigger)
+            and isinstance(before, Trigger)
+            and one.spec.broker != before.spec.broker
+        ):
+            raise ManifestError(
+                f"{origin}, Trigger: spec.broker: {one.name} belongs to the Broker "
+                f"{before.spec.broker}; delete it first to move it to {one.spec.broker}."
+            )
+
     async def delete(self, documents: Iterable[Document]) -> list[Applied]:
-        """Delete objects; those that are not there are left out."""
+        """Delete objects; those that are not there are left out.
+
+        Raises:
+            StackError: the list of what is applied cannot be written.
+        """
         async with self._changing:
-            keys = [key for document in documents if (key := _key(document)) in self.objects]
+            named = dict.fromkeys(map(_key, documents))  # two files may name the same object
+            keys = [key for key in named if key in self.objects]
             objects = {key: one for key, one in self.objects.items() if key not in keys}
             plan = planning.make(objects, self._addresses(objects), {})
-            for key in keys:
-                del self.documents[key]
-            await self._enforce(objects, plan)
+            kept = {key: one for key, one in self.documents.items() if key not in keys}
+            await self._enforce(kept, objects, plan)
             return [Applied(kind, name, "deleted") for kind, _, name in keys]
 
     def _addresses(self, objects: dict[Key, Object]) -> Addresses:
         """What cluster addresses mean once `objects` are all there is."""
-        services = {
-            key: ServiceAddress(
-                self._ports[key], relay.address, applied=("Service", *key) in objects
-            )
-            for key, relay in self.relays.items()
-        }
+        services = {}
+        for key, relay in self.relays.items():
+            one = objects.get(("Service", *key))
+            # The port of a deleted one matters to nobody.
+            port = one.spec.ports[0].port if isinstance(one, Service) else 80
+            services[key] = ServiceAddress(port, relay.address, applied=one is not None)
         return Addresses(self.gateway, self.broker_address, services)
 
-    async def _listen_for(self, objects: dict[Key, Object]) -> None:
+    async def _listen_for(self, objects: Iterable[Object]) -> None:
         """Give every Service its address. It keeps it when it is deleted: others may still have it."""
-        for one in objects.values():
-            if isinstance(one, Service):
-                key = (one.namespace, one.name)
-                self._ports[key] = one.spec.ports[0].port
-                if key not in self.relays:
-                    self.relays[key] = Relay(lambda key=key: self._behind(key))
-                    await self.relays[key].start()
+        for one in objects:
+            key = (one.namespace, one.name)
+            if isinstance(one, Service) and key not in self.relays:
+                self.relays[key] = Relay(lambda key=key: self._behind(key))
+                await self.relays[key].start()
 
     def _behind(self, service: tuple[str, str]) -> tuple[str, int] | None:
         name = self.plan.services.get(service)
@@ -164,26 +204,44 @@ class Cluster:
             return "created"
         return "unchanged" if self.objects[one.key] == one else "configured"
 
-    async def _enforce(self, objects: dict[Key, Object], plan: Plan) -> None:
-        before, self.objects, self.plan = self.plan, objects, plan
-        self._keep()
-        for namespace, name in plan.brokers - before.brokers:
+    async def _enforce(
+        self, documents: dict[Key, Document], objects: dict[Key, Object], plan: Plan
+    ) -> None:
+        self._keep(documents)
+        self.documents, self.objects, self.plan = documents, objects, plan
+        # Compared with what the broker has, not with what was applied: its memory is its own.
+        for namespace, name in plan.brokers - self.broker.brokers:
             await self.broker.declare_broker(namespace, name)
-        for trigger in plan.triggers.values():
+        for key, trigger in plan.triggers.items():
+            lane = self.broker.lanes.get(key)
+            if lane is not None and lane.trigger.broker != trigger.broker:
+                await self.broker.delete_trigger(*key)  # of before the daemon was killed
             await self.broker.put_trigger(trigger)
-        for namespace, name in before.triggers.keys() - plan.triggers.keys():
+        for namespace, name in self.broker.lanes.keys() - plan.triggers.keys():
             await self.broker.delete_trigger(namespace, name)
-        for namespace, name in before.brokers - plan.brokers:
+        # Last: a trigger declares its broker, also one that was deleted before it.
+        for namespace, name in self.broker.brokers - plan.brokers:
             await self.broker.delete_broker(namespace, name)
         for spec in self._wanted():
             self.supervisor.apply(spec)
         self.refresh()
 
-    def _keep(self) -> None:
-        kept = [{"origin": one.origin, "content": one.content} for one in self.documents.values()]
+    def _keep(self, documents: dict[Key, Document]) -> None:
+        """Write what is applied to the file, for the user alone: there are Secrets in it."""
+        kept = [{"origin": one.origin, "content": one.content} for one in documents.values()]
         half = self.file.with_suffix(".new")
-        half.write_bytes(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
-        os.replace(half, self.file)
+        try:
+            half.unlink(missing_ok=True)
+            descriptor = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(orjson.dumps(kept, option=orjson.OPT_INDENT_2))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(half, self.file)
+        except OSError as problem:
+            raise StackError(
+                f"Nothing was changed: {self.file} cannot be written: {problem.strerror}."
+            ) from problem
 
     def _wanted(self) -> list[ServerSpec]:
         return [
