@@ -12,6 +12,7 @@ POST  /v1/down       -> the daemon ends
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
@@ -23,12 +24,12 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from helpers.errors import ManifestError
+from helpers.errors import ManifestError, StackError
 from helpers.serving.common.app import JSON, create_app
 from helpers.serving.common.body import read_json
 from helpers.serving.common.errors import RequestError
 from helpers.serving.common.tokens import require_token
-from helpers.stack.documents import Document
+from helpers.stack.documents import Document, checked
 from helpers.stack.interface import NAMESPACE
 from helpers.stack.local import prometheus
 from helpers.stack.local.cluster import Cluster
@@ -95,12 +96,19 @@ class _Control:
     async def _change(self, request: Request, change: Callable[..., Awaitable[Any]]) -> Response:
         body = await read_json(request)
         try:
-            documents = [Document(one["origin"], one["content"]) for one in body["documents"]]
-            applied = await change(documents)
-        except ManifestError as problem:
-            raise RequestError(422, str(problem), reason="MANIFEST") from problem
+            given = [(one["origin"], one["content"]) for one in body["documents"]]
+            if not all(isinstance(origin, str) for origin, _ in given):
+                raise TypeError("an origin is text")
         except (KeyError, TypeError) as problem:
             raise RequestError(400, 'Wanted: {"documents": [{"origin", "content"}]}.') from problem
+        try:
+            applied = await change(
+                [Document(origin, checked(content, origin)) for origin, content in given]
+            )
+        except ManifestError as problem:
+            raise RequestError(422, str(problem), reason="MANIFEST") from problem
+        except StackError as problem:
+            raise RequestError(503, str(problem)) from problem
         return JSON({"applied": [asdict(one) for one in applied]})
 
     async def status(self, request: Request) -> Response:
@@ -113,10 +121,13 @@ class _Control:
 
     async def logs(self, request: Request) -> Response:
         told = request.query_params.get("lines", "50")
-        if not told.isdigit() or not 0 < int(told) <= LINES:
+        if not re.fullmatch("[0-9]{1,5}", told) or not 0 < int(told) <= LINES:
             raise RequestError(400, f"lines is a whole number up to {LINES}, not {told[:20]!r}.")
         names = self._servers(request.path_params["name"])
-        found = [(name, self.cluster.supervisor.log(name, int(told))) for name in names]
+        try:
+            found = [(name, self.cluster.supervisor.log(name, int(told))) for name in names]
+        except StackError as problem:  # it has not begun yet
+            raise RequestError(404, str(problem)) from problem
         if len(found) == 1:
             return PlainTextResponse(found[0][1])
         return PlainTextResponse("\n".join(f"== {name}\n{log}" for name, log in found))
@@ -137,7 +148,7 @@ class _Control:
         try:
             async with (
                 aiohttp.ClientSession(timeout=limit) as session,
-                session.get(f"http://{address}{path}") as answer,
+                session.get(f"http://{address}{path}", allow_redirects=False) as answer,
             ):
                 text = await answer.text()
         except (aiohttp.ClientError, TimeoutError) as problem:
