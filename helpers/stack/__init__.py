@@ -16,7 +16,8 @@ def connect(backend: str = "local", *, dataset: str = "cifar10") -> Stack:
     Args:
         backend: "local" or "kind".
         dataset: whose artefacts are served. Manifests name those of CIFAR-10,
-            `s3://walkthrough/cifar10/…`; with "digits" they are applied with `…/digits/…`.
+            `s3://walkthrough/cifar10/…`; with "digits" they are applied with `…/digits/…`, and the
+            drift detector with the window that it was calibrated for.
 
     Raises:
         StackError: another backend, or one that cannot be had here.

@@ -100,6 +100,17 @@ list: [{uri: "s3://walkthrough/cifar10/a"}]
     assert read([path])[0].content["data"]["both"] == "s3://walkthrough/cifar10/resnet32"
 
 
+def test_another_dataset_has_the_drift_window_it_is_calibrated_for() -> None:
+    from helpers.train.settings import SETTINGS
+
+    def argument(dataset: str) -> str:
+        deployment = read(["manifests/detectors/drift-ks.yaml"], dataset)[0].content
+        return deployment["spec"]["template"]["spec"]["containers"][0]["args"][-1]
+
+    for dataset, settings in SETTINGS.items():
+        assert argument(dataset) == f"--drift_batch_size={settings.drift.window}"
+
+
 def test_no_path_no_object(write, tmp_path: Path) -> None:
     assert "name a file or a folder" in refusal()
     empty = write("")
