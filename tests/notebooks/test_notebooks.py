@@ -22,7 +22,7 @@ REDUCED: dict[str, dict[str, object]] = {
     "02_deploy_model": {"IMAGES": 40},
     "03_performance_metrics": {"REQUESTS": 100, "WRONG": 10},
     "04_payload_events": {"REQUESTS": 30},
-    "05_statistical_metrics": {"FEEDBACK": 200, "LATE": 40},
+    "05_statistical_metrics": {"FEEDBACK": 100, "LATE": 40},
     "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500},
     "07_drift_ks": {"UNDRIFTED_WINDOWS": 3},
     "08_explain_anchor_images": {"IMAGES": 2},
