@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from helpers import stack
@@ -97,7 +98,7 @@ def _row(one: ServerStatus) -> tuple[str, ...]:
         str(one.restarts),
         one.address or "-",
         str(one.pid or "-"),
-        one.last_line.replace("[", r"\["),
+        escape("".join(filter(str.isprintable, one.last_line))),
     )
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
@@ -158,6 +159,9 @@ class LocalStack(Stack):
         return self._change("/v1/apply", paths)
 
     def delete(self, *paths: str | Path) -> list[Applied]:
+        if not self.is_up and not self.state.objects.exists():
+            documents.read(paths, self.dataset)  # a wrong path is an error here as well
+            return []
         return self._change("/v1/delete", paths)
 
     def _change(self, path: str, paths: Sequence[str | Path]) -> list[Applied]:
@@ -196,7 +200,7 @@ class LocalStack(Stack):
         return [ServerStatus(**one) for one in self._call("GET", "/v1/status")["servers"]]
 
     def logs(self, name: str, lines: int = 50) -> str:
-        return self._get(f"/v1/logs/{name}", lines=lines).text
+        return self._get(f"/v1/logs/{quote(name, safe='')}", lines=lines).text
 
     def url(self, name: str) -> str:
         urls = self._call("GET", "/v1/urls")
@@ -212,7 +216,7 @@ class LocalStack(Stack):
     def metrics(self, name: str) -> Samples:
         if f"SeldonDeployment/{name}" in self._call("GET", "/v1/urls"):
             name = "gateway"
-        return Samples.parse(self._get(f"/v1/metrics/{name}").text)
+        return Samples.parse(self._get(f"/v1/metrics/{quote(name, safe='')}").text)
 
     def events(
         self,
@@ -297,7 +301,8 @@ def _unready(status: dict[str, Any], names: Sequence[str]) -> list[dict[str, Any
         for server in one["waits_for"]
         if not names or one["name"] in names or server in names
     ]
-    return [servers[name] for name in dict.fromkeys(waiting) if name in servers]
+    gone = {"state": "not there", "seconds": 0.0, "restarts": 0, "last_line": ""}
+    return [servers.get(name) or {"name": name, **gone} for name in dict.fromkeys(waiting)]
 
 
 def _exists(pid: int) -> bool:
