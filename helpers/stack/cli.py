@@ -79,10 +79,11 @@ def status(backend: Backend = "local") -> None:
     if not servers:
         print("Nothing runs.")
         return
-    table = Table(box=None, pad_edge=False)
+    # Only the last column gives way: a long line must not squeeze out the others.
+    table = Table(box=None, pad_edge=False, expand=True)
     for heading in ("server", "state", "for", "restarts", "address", "pid"):
         table.add_column(heading, no_wrap=True)
-    table.add_column("last line", no_wrap=True, overflow="ellipsis")
+    table.add_column("last line", no_wrap=True, overflow="ellipsis", ratio=1)
     for one in servers:
         table.add_row(*_row(one))
     # A pipe has no width: what goes into a file is not cut at 80 characters.
