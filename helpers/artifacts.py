@@ -29,12 +29,15 @@ from helpers.errors import ArtifactError
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECORD = "artifact.json"
 LOCK_SECONDS = 60
+COMMITTED = ("cifar10", "credit_risk", "breast_cancer", "tickets")  # data sets, in Git
 
 # What each format's files depend on: another version of one of these may load them differently.
 LIBRARIES: dict[str, tuple[str, ...]] = {
     "keras": ("tensorflow", "tf-keras"),
     "alibi-detect": ("tensorflow", "tf-keras", "alibi-detect", "dill", "numpy"),
     "alibi": ("alibi", "dill", "numpy"),
+    "alibi-shap": ("alibi", "shap", "dill", "numpy"),
+    "alibi-spacy": ("alibi", "spacy", "dill", "numpy"),
     "scikit-learn": ("scikit-learn", "joblib", "numpy"),
 }
 
@@ -103,7 +106,7 @@ def _command(dataset: str, name: str) -> str:
 
 def _remedy(dataset: str, name: str) -> str:
     made_here = _command(dataset, name)
-    if dataset == "cifar10" and root() == REPOSITORY / "artifacts":
+    if dataset in COMMITTED and root() == REPOSITORY / "artifacts":
         return f"Restore it with `git checkout -- artifacts/{dataset}/{name}`, or make it: {made_here}."
     return f"Make it: {made_here}."
 
@@ -341,9 +344,9 @@ def _this_command() -> str:
 def load(dataset: str, name: str, **options: Any) -> Any:
     """Verify an artefact, then return the object in it.
 
-    keras: a `tf.keras.Model`. alibi-detect: the detector. alibi: the explainer, for which
-    `predictor=` is needed, a function from images (n, 32, 32, 3) to probabilities (n, classes).
-    scikit-learn: the estimator.
+    keras: a `tf.keras.Model`. alibi-detect: the detector. alibi, alibi-shap, alibi-spacy: the
+    explainer, for which `predictor=` is needed, a function from inputs (n, …) to probabilities
+    (n, classes); a TreeShap has its trees with it and takes None. scikit-learn: the estimator.
 
     Raises:
         ArtifactError: as `verify`.
@@ -368,7 +371,7 @@ def _load_detector(folder: Path) -> Any:
         return load_detector(folder)
 
 
-def _load_explainer(folder: Path, predictor: Callable) -> Any:
+def _load_explainer(folder: Path, predictor: Callable | None) -> Any:
     from helpers.quiet import quiet_libraries
 
     with quiet_libraries():
@@ -387,6 +390,8 @@ _LOADERS: dict[str, Callable[..., Any]] = {
     "keras": _load_keras,
     "alibi-detect": _load_detector,
     "alibi": _load_explainer,
+    "alibi-shap": _load_explainer,
+    "alibi-spacy": _load_explainer,
     "scikit-learn": _load_sklearn,
 }
 
