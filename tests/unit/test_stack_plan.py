@@ -117,6 +117,11 @@ def secret(kind: str = "Secret", **values: str) -> dict[str, Any]:
     }
 
 
+def anchors(**config: str) -> dict[str, Any]:
+    uri = "s3://walkthrough/cifar10/anchor_images"
+    return {"type": "AnchorImages", "modelUri": uri, "config": config}
+
+
 BROKER = {
     "apiVersion": "eventing.knative.dev/v1",
     "kind": "Broker",
@@ -378,7 +383,6 @@ def test_braces_in_a_manifest_are_text(text: str) -> None:
         explainer={
             "type": "AnchorImages",
             "modelUri": "s3://walkthrough/cifar10/anchor_images",
-            "config": {"layer": text},
             "containerSpec": {"env": [{"name": "A", "value": text}]},
         },
     )
@@ -393,7 +397,6 @@ def test_braces_in_a_manifest_are_text(text: str) -> None:
     told = json.loads(running(served)[1]["PREDICTIVE_UNIT_PARAMETERS"])
     assert {"name": "method", "value": text, "type": "STRING"} in told
     assert running(served)[1]["A"] == text
-    assert running(explainer)[0][-1] == f"--layer={text}"
     assert running(explainer)[1]["A"] == text
     assert placeholders(plan.servers["Deployment", "walkthrough", "drift-ks"]) == ["port"]
 
@@ -461,6 +464,14 @@ def test_variables_come_from_secrets_configmaps_and_fields() -> None:
         (
             {"env": [{"name": "A", "value": "http://nope"}]},
             "containers[0].env: A: there is no Service nope",
+        ),
+        (
+            {"args": ["--http_port=9000"]},
+            "containers[0].args: --http_port is 9000, but the container's ports are 8080",
+        ),
+        (
+            {"args": ["--http_port", "9000", "X"]},
+            "containers[0].args: --http_port is 9000, but the",
         ),
         (
             {"args": ["--to=http://payload-logger:81"]},
@@ -774,6 +785,14 @@ GRAPH = "some.yaml, SeldonDeployment: spec.predictors[0].graph"
         (
             {"predictors": [predictor(explainer={"type": "Lime"})]},
             "spec.predictors[0].explainer.type: there is no explainer Lime here; ",
+        ),
+        (
+            {"predictors": [predictor(explainer=anchors(n_covered_exs="1"))]},
+            "spec.predictors[0].explainer.config.n_covered_exs: AnchorImages has no such option; it",
+        ),
+        (
+            {"predictors": [predictor(explainer=anchors(threshold="high"))]},
+            "spec.predictors[0].explainer.config.threshold: Input should be",
         ),
         (
             {"predictors": [predictor(explainer={"type": "AnchorImages", "modelUri": "/etc"})]},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from itertools import pairwise
 
 from helpers.errors import ManifestError
 from helpers.stack.local.resources import Container
@@ -52,6 +53,7 @@ def of_container(container: Container, place: str) -> tuple[Program, list[str]]:
             raise ManifestError(
                 f"{place}.command: the image {DETECT_IMAGE} has its own; leave it out."
             )
+        _check_port(container, container.args, DETECT.port_flag, place)
         return DETECT, with_port(container.args, DETECT.port_flag)
     if repository != SERVING_IMAGE:
         raise ManifestError(
@@ -70,7 +72,21 @@ def of_container(container: Container, place: str) -> tuple[Program, list[str]]:
             f"one of {', '.join(_MODULES)}."
         )
     program = _MODULES[words[2]]
+    _check_port(container, words[3:], program.port_flag, place)
     return program, with_port(words[3:], program.port_flag)
+
+
+def _check_port(container: Container, arguments: list[str], flag: str, place: str) -> None:
+    """Refuse another port than the container says: in a cluster its Service would lead nowhere."""
+    declared = [str(one.container_port) for one in container.ports]
+    told = [word.removeprefix(f"{flag}=") for word in arguments if word.startswith(f"{flag}=")]
+    told += [after for word, after in pairwise(arguments) if word == flag]
+    for port in told:
+        if declared and port not in declared:
+            raise ManifestError(
+                f"{place}.args: {flag} is {port[:20]}, but the container's ports are "
+                f"{', '.join(declared)}."
+            )
 
 
 def with_port(arguments: list[str], flag: str) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from helpers.errors import ManifestError, StackError, WalkthroughError
 from helpers.serving import program
-from helpers.serving.explain.methods import METHODS
+from helpers.serving.explain.methods import METHODS, method_class
 from helpers.serving.gateway import routes
 from helpers.serving.storage import locate
 from helpers.stack.local import programs
@@ -216,6 +216,7 @@ def _explain_server(
         raise ManifestError(
             f"{where}.type: there is no explainer {explainer.type} here; {', '.join(METHODS)} there is."
         )
+    _check_config(explainer, f"{where}.config")
     protocol = deployment.spec.protocol
     if protocol == "v2":
         raise ManifestError(
@@ -276,6 +277,25 @@ def _explainer_arguments(
         *told,
         *(literal(f"--{key}={value}") for key, value in sorted(explainer.config.items())),
     ]
+
+
+def _check_config(explainer: Explainer, place: str) -> None:
+    """Refuse what the explainer would end with, again and again."""
+    options = method_class(explainer.type).options
+    unknown = sorted(explainer.config.keys() - options.model_fields.keys())
+    if unknown:
+        raise ManifestError(
+            f"{place}.{unknown[0]}: {explainer.type} has no such option; it has "
+            f"{', '.join(options.model_fields)}."
+        )
+    try:
+        options.model_validate(explainer.config)
+    except ValidationError as problem:
+        first = problem.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        raise ManifestError(
+            f"{place}.{field}: {first['msg'].removeprefix('Value error, ')}, not {first['input']!r:.60}."
+        ) from problem
 
 
 def _operator_environment(
