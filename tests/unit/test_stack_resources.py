@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import textwrap
+import traceback
 from typing import Any
 
 import pytest
@@ -299,8 +300,12 @@ def test_several_mistakes_are_counted_and_the_first_ones_told() -> None:
     ],
 )
 def test_what_a_secret_holds_is_in_no_error(place: str, value: Any) -> None:
-    told = refusal(changed(SECRET, place, value))
+    content = changed(SECRET, place, value)
+    told = refusal(content)
     assert place.partition(".")[0] in told
+    with pytest.raises(ManifestError) as caught:
+        parse(Document("some.yaml", content))
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
     assert "hunter2" not in told
     assert "31337123" not in told
     assert base64.b64encode(b"hunter2")[:8].decode() not in told

@@ -54,6 +54,7 @@ class Part(BaseModel):
         extra="forbid",
         frozen=True,
         strict=True,  # as in a cluster "1" is no number and 1 no text
+        hide_input_in_errors=True,  # also tracebacks show no Secret
         alias_generator=to_camel,
         populate_by_name=False,
     )
