@@ -11,6 +11,7 @@ stands for `<deployment>-<predictor>.<namespace>.svc.cluster.local:8000`, one pr
 - `intake`    a request's headers and body, checked and bounded
 - `orchestrator` one request to a deployment: predictor, model, shadow, events
 - `split`     traffic between predictors
+- `variant`   which predictor served: pinned by a header, told in headers, tags and events
 - `client`    a pooled HTTP client for model servers and brokers
 - `events`    payload events, sent in the background
 - `metrics`   the executor's histograms, and what the gateway does besides

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
@@ -22,17 +23,29 @@ from helpers.serving.gateway.client import Answer, Header, PooledClient, Upstrea
 from helpers.serving.gateway.events import EventSender
 from helpers.serving.gateway.intake import BUFFER_LIMIT, BodyReader, Intake, read_headers
 from helpers.serving.gateway.metrics import Metrics
-from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Pin, Request
+from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Request
 from helpers.serving.gateway.paths import explain_target, resolve
 from helpers.serving.gateway.routes import Deployment, Predictor, Routes, RouteTable
 from helpers.serving.gateway.split import Splitter
+from helpers.serving.gateway.variant import Variant
 from helpers.serving.gateway.watch import watch
 
 log = logging.getLogger(__name__)
 
+_PROBES = ("ready", "live", "prometheus")
 _PLACE = re.compile(r"/(seldon|predictor)/([^/]+)/([^/]+)(?:/(.*))?", re.DOTALL)
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _PASSED_ON = (b"content-type", b"retry-after", b"allow")
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A request whose variant is chosen; `rest` is its path behind the deployment's prefix."""
+
+    deployment: Deployment
+    variant: Variant
+    rest: str
+    intake: Intake
 
 
 class Gateway:
@@ -44,7 +57,6 @@ class Gateway:
         upstream: calls model servers and brokers; a PooledClient by default.
         seed: makes the traffic split repeatable.
         registry: for the metrics; a new one by default.
-        pin: may choose the predictor of a request before the split does.
         body_limit: bytes of one body; more is answered with 413.
         buffer_limit: bytes of all bodies held at once; more is answered with 503.
     """
@@ -57,7 +69,6 @@ class Gateway:
         upstream: Upstream | None = None,
         seed: int | None = None,
         registry: CollectorRegistry | None = None,
-        pin: Pin | None = None,
         body_limit: int = BODY_LIMIT,
         buffer_limit: int = BUFFER_LIMIT,
     ) -> None:
@@ -67,7 +78,7 @@ class Gateway:
         self.metrics = Metrics(registry if registry is not None else new_registry())
         self.events = EventSender(self._upstream, self.metrics)
         self._orchestrator = Orchestrator(
-            self.routes, self._upstream, self.events, self.metrics, Splitter(seed), pin
+            self.routes, self._upstream, self.events, self.metrics, Splitter(seed)
         )
         self._bodies = BodyReader(body_limit, buffer_limit)
         self._in_flight: Counter[tuple[str, str]] = Counter()
@@ -129,9 +140,19 @@ class Gateway:
             deployment = table.deployment(namespace, name)
             if deployment is not None:
                 only, rest = _addressed(deployment, rest) if area == "predictor" else (None, rest)
-                answer = await self._deployment(deployment, only, rest, intake, scope, receive)
+                if rest in _PROBES:
+                    answer = await self._probe(deployment, only, rest, scope)
+                else:
+                    variant = self._orchestrator.choose(deployment, intake, only)
+                    added += variant.headers
+                    asked = _Asked(deployment, variant, rest, intake)
+                    answer = await self._deployment(asked, only is None, scope, receive)
             elif area == "seldon" and (explained := table.explained(namespace, name)):
-                answer = await self._explain(explained, rest, intake, scope, receive)
+                explainer, rest = _with_explainer(explained, rest)
+                variant = self._orchestrator.choose(explained, intake, explainer)
+                added += variant.headers
+                asked = _Asked(explained, variant, rest, intake)
+                answer = await self._explain(asked, scope, receive)
             else:
                 raise RequestError(
                     404, f"There is no deployment {name[:80]} in namespace {namespace[:80]}."
@@ -147,43 +168,33 @@ class Gateway:
         return Answer(answer.status, passed_on + added, answer.body)
 
     async def _deployment(
-        self,
-        deployment: Deployment,
-        only: Predictor | None,
-        rest: str,
-        intake: Intake,
-        scope: Scope,
-        receive: Receive,
+        self, asked: _Asked, copied: bool, scope: Scope, receive: Receive
     ) -> Answer:
-        """Answer for a deployment, or for `only` one predictor of it."""
-        if rest in ("ready", "live", "prometheus"):
-            return await self._probe(deployment, only, rest, scope)
-        predictor = only or self._orchestrator.choose(deployment, intake)
-        target = resolve(deployment.protocol, scope["method"], f"/{rest}", predictor.model)
+        """Answer for a deployment; `copied` is whether its shadow sees the request."""
+        deployment, variant = asked.deployment, asked.variant
+        predictor = variant.predictor
+        target = resolve(deployment.protocol, scope["method"], f"/{asked.rest}", predictor.model)
         started = time.perf_counter()
         try:
             async with self._admitted(deployment, deployment.key, scope, receive) as body:
-                request = Request(deployment, predictor, target, intake, body)
-                answer = await self._orchestrator.serve(request, copied=only is None)
+                request = Request(deployment, variant, target, asked.intake, body)
+                answer = await self._orchestrator.serve(
+                    request, copied=copied and not variant.pinned
+                )
         except RequestError as problem:
-            answer = _refusal(problem, deployment, rest)
+            answer = variant.tagged(_refusal(problem, deployment, asked.rest), deployment, target)
         seconds = time.perf_counter() - started
         self.metrics.served(deployment, predictor, target, answer.status, seconds)
+        if variant.pinned:
+            self.metrics.pinned.labels(deployment.name, predictor.name).inc()
         return answer
 
-    async def _explain(
-        self, deployment: Deployment, rest: str, intake: Intake, scope: Scope, receive: Receive
-    ) -> Answer:
-        name, slash, tail = rest.partition("/")
-        predictor = deployment.predictor(name)
-        if predictor is None or predictor.explainer is None:
-            raise RequestError(
-                404, f"The predictor {name[:80]!r} of {deployment.name} has no explainer."
-            )
-        target = explain_target(scope["method"], slash + tail)
-        key = (deployment.namespace, f"{deployment.name}-explainer/{name}")
+    async def _explain(self, asked: _Asked, scope: Scope, receive: Receive) -> Answer:
+        deployment, predictor = asked.deployment, asked.variant.predictor
+        target = explain_target(scope["method"], asked.rest)
+        key = (deployment.namespace, f"{deployment.name}-explainer/{predictor.name}")
         async with self._admitted(deployment, key, scope, receive) as body:
-            request = Request(deployment, predictor, target, intake, body)
+            request = Request(deployment, asked.variant, target, asked.intake, body)
             return await self._orchestrator.explain(request)
 
     @asynccontextmanager
@@ -247,6 +258,17 @@ def _addressed(deployment: Deployment, rest: str) -> tuple[Predictor, str]:
     if predictor is None:
         raise RequestError(404, f"The deployment {deployment.name} has no predictor {name[:80]!r}.")
     return predictor, tail
+
+
+def _with_explainer(deployment: Deployment, rest: str) -> tuple[Predictor, str]:
+    """Return the predictor whose explainer `rest` names, and the path there."""
+    name, slash, tail = rest.partition("/")
+    predictor = deployment.predictor(name)
+    if predictor is None or predictor.explainer is None:
+        raise RequestError(
+            404, f"The predictor {name[:80]!r} of {deployment.name} has no explainer."
+        )
+    return predictor, slash + tail
 
 
 def _check_get(path: str, scope: Scope) -> None:

@@ -48,12 +48,14 @@ class Intake:
         forwarded: what goes on to the model server, `seldon-puid` included.
         content_type: as the client gave it.
         skip_logging: whether `seldon-skip-logging: true` was given.
+        variant: the predictor of `seldon-variant`; None without that header.
     """
 
     puid: str
     forwarded: list[Header]
     content_type: str
     skip_logging: bool
+    variant: str | None = None
 
 
 def read_headers(scope: Scope) -> Intake:
@@ -65,6 +67,7 @@ def read_headers(scope: Scope) -> Intake:
     puid = b""
     content_type = b"application/json"
     skip_logging = False
+    variant: bytes | None = None
     forwarded: list[Header] = []
     for name, value in scope["headers"]:
         if b"\n" in value or b"\r" in value or b"\0" in value:
@@ -75,6 +78,10 @@ def read_headers(scope: Scope) -> Intake:
             puid = value
         elif name == b"seldon-skip-logging":
             skip_logging = value.strip().lower() in _TRUE
+        elif name == b"seldon-variant":
+            if variant not in (None, value):
+                raise RequestError(400, "Seldon-Variant is given twice, with different predictors.")
+            variant = value
         elif name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise RequestError(415, "Send the body without a Content-Encoding.")
         if name not in _NOT_FORWARDED:
@@ -84,7 +91,13 @@ def read_headers(scope: Scope) -> Intake:
     elif not _PUID.fullmatch(puid):
         raise RequestError(400, "Seldon-Puid must be 1 to 200 visible ASCII characters.")
     forwarded.append((b"seldon-puid", puid))
-    return Intake(puid.decode(), forwarded, content_type.decode("latin-1"), skip_logging)
+    return Intake(
+        puid=puid.decode(),
+        forwarded=forwarded,
+        content_type=content_type.decode("latin-1"),
+        skip_logging=skip_logging,
+        variant=None if variant is None else variant.decode("latin-1").strip(),
+    )
 
 
 class BodyReader:

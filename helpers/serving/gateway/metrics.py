@@ -52,6 +52,12 @@ class Metrics:
             ["deployment_name"],
             registry=registry,
         )
+        self.pinned = Counter(
+            "gateway_pinned_requests",
+            "Requests that the caller pinned to a predictor; the executor's histograms have them too.",
+            ["deployment_name", "predictor_name"],
+            registry=registry,
+        )
         self.in_flight = Gauge(
             "gateway_requests_in_flight", "Requests under way.", registry=registry
         )

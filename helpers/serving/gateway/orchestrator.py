@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import orjson
@@ -36,6 +35,7 @@ from helpers.serving.gateway.metrics import Metrics
 from helpers.serving.gateway.paths import Target, predict_path, ready_path
 from helpers.serving.gateway.routes import Deployment, Predictor, Routes
 from helpers.serving.gateway.split import Splitter
+from helpers.serving.gateway.variant import Variant, pinned
 
 log = logging.getLogger(__name__)
 
@@ -45,19 +45,21 @@ MAX_COPY_BYTES = 64 * 2**20  # of their bodies together
 READY_SECONDS = 2.0
 JSON_TYPE = (b"content-type", b"application/json")
 
-# (deployment, headers) -> the name of the predictor that must serve, or None to split the traffic
-Pin = Callable[[Deployment, Intake], str | None]
-
 
 @dataclass(frozen=True, slots=True)
 class Request:
     """A request on its way to one predictor's model; `target` says what it asks for."""
 
     deployment: Deployment
-    predictor: Predictor
+    variant: Variant
     target: Target
     intake: Intake
     body: bytes = b""
+
+    @property
+    def predictor(self) -> Predictor:
+        """Whose model is asked."""
+        return self.variant.predictor
 
 
 class Orchestrator:
@@ -69,7 +71,6 @@ class Orchestrator:
         events: takes payload events.
         metrics: counts.
         splitter: chooses predictors.
-        pin: may choose a predictor before the splitter does.
     """
 
     def __init__(
@@ -79,28 +80,26 @@ class Orchestrator:
         events: EventSender,
         metrics: Metrics,
         splitter: Splitter,
-        pin: Pin | None = None,
     ) -> None:
         self._routes = routes
         self._upstream = upstream
         self._events = events
         self._metrics = metrics
         self._splitter = splitter
-        self._pin = pin
         self._copies: dict[asyncio.Task[None], int] = {}  # -> bytes of the body
 
-    def choose(self, deployment: Deployment, intake: Intake) -> Predictor:
-        """Return the predictor that serves this request."""
-        if self._pin is not None:
-            name = self._pin(deployment, intake)
-            if name is not None:
-                pinned = deployment.predictor(name)
-                if pinned is None:
-                    raise RequestError(
-                        404, f"The deployment {deployment.name} has no predictor {name[:80]}."
-                    )
-                return pinned
-        return self._splitter.choose(deployment)
+    def choose(
+        self, deployment: Deployment, intake: Intake, only: Predictor | None = None
+    ) -> Variant:
+        """Return what serves a request: the predictor it is pinned to, `only`, or one by the split.
+
+        Raises:
+            RequestError: 400, it is pinned to a predictor that is not there or that is not `only`.
+        """
+        variant = pinned(deployment, intake, only)
+        if variant is not None:
+            return variant
+        return Variant(only if only is not None else self._splitter.choose(deployment))
 
     async def serve(self, request: Request, *, copied: bool = True) -> Answer:
         """Return the model's answer to a request of any kind.
@@ -163,7 +162,7 @@ class Orchestrator:
     async def _predict(self, request: Request) -> Answer:
         intake = request.intake
         self._log(request, REQUEST_TYPE, "request", request.body, intake.content_type)
-        answer = await self._call(request)
+        answer = await self._message(request)
         if answer.status == 200:
             content_type = answer.header(b"content-type").decode("latin-1") or "application/json"
             self._log(request, RESPONSE_TYPE, "response", answer.body, content_type)
@@ -175,8 +174,13 @@ class Orchestrator:
             raise RequestError(400, "Feedback is a JSON object, e.g. with `response` and `truth`.")
         self._log(request, FEEDBACK_TYPE, "response", body, content_type)  # as the executor has it
         if request.deployment.protocol == "seldon" and request.predictor.takes_feedback:
-            return await self._call(request)
+            return await self._message(request)
         return Answer(200, [(b"content-type", content_type.encode("latin-1"))], body)
+
+    async def _message(self, request: Request) -> Answer:
+        """Return the model's answer, with the variant's tags where its protocol has a place for them."""
+        answer = await self._call(request)
+        return request.variant.tagged(answer, request.deployment, request.target)
 
     def _log(self, request: Request, type: str, mode: str, data: bytes, content_type: str) -> None:
         """Send a payload event where the predictor's logger has this mode."""
@@ -190,6 +194,7 @@ class Orchestrator:
             "namespace": request.deployment.namespace,
             "endpoint": request.predictor.name,
             "protocol": request.deployment.protocol,
+            **request.variant.extensions,
         }
         event = CloudEvent(
             type=type,
@@ -243,7 +248,7 @@ class Orchestrator:
             self._metrics.shadow_dropped.labels(request.deployment.name).inc()
             return
         path = predict_path(request.deployment.protocol, shadow.model)
-        copy = replace(request, predictor=shadow, target=replace(request.target, path=path))
+        copy = replace(request, variant=Variant(shadow), target=replace(request.target, path=path))
         task = asyncio.create_task(self._shadowed(copy), name="shadow")
         self._copies[task] = size
         task.add_done_callback(self._copies.pop)
