@@ -27,7 +27,8 @@ KUBERNETES = "1.34"  # of the cluster in kind/
 CORE = {"v1", "apps/v1"}
 KNATIVE = "eventing.knative.dev"
 
-# Mappings whose keys are anybody's to choose. `config` is an explainer's options, `attributes` a trigger's filter.
+# Mappings whose keys are anybody's to choose. `config` is an explainer's options, `attributes` a trigger's filter,
+# `headers` and `set` are of a VirtualService.
 FREE = {
     "labels",
     "annotations",
@@ -38,6 +39,8 @@ FREE = {
     "requests",
     "config",
     "attributes",
+    "headers",
+    "set",
 }
 
 
@@ -51,6 +54,7 @@ EXAMPLES = pytest.mark.parametrize(
     "example",
     [
         "patterns/inliers-only/outlier-vae.yaml",
+        "canary/kind/pin-virtualservice.yaml",
         "eventing/broker.yaml",
         "eventing/trigger-drift-ks.yaml",
         "explainers/cifar10-explained.yaml",
