@@ -63,6 +63,7 @@ class Database:
         apply: writes what a batch's subclasses of Write hold, in few statements; each statement
             hands the interpreter lock back and forth.
         name: of the server, for the errors.
+        shared: other processes may have it open too, each as shared.
 
     Raises:
         ServingError: the folder cannot be written, is in use, or the file is damaged.
@@ -74,6 +75,7 @@ class Database:
         schema: str,
         apply: Callable[[sqlite3.Connection, Sequence[Any]], None],
         name: str,
+        shared: bool = False,
     ) -> None:
         self.path = path
         self.apply = apply
@@ -82,7 +84,8 @@ class Database:
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = path.with_suffix(".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(self._lock, kind | fcntl.LOCK_NB)
         except BlockingIOError as problem:
             raise ServingError(
                 f"Another {name} uses the folder {folder}; stop it or choose another folder."
