@@ -38,6 +38,29 @@ _HOW_TO_READ = {
     "predicted class with at least the threshold's probability. Needs a predictor when it is loaded. "
     "`single/explainer.dill` is the same explainer in one file, as KServe looks for it.",
 }
+_HOW_TO_READ_OTHERS = {
+    "forest": "Input: (n, 8) as `helpers.data.load_table` has them, categories as numbers. `rule_accuracy` is "
+    "against the known rule without the noise of the labels.",
+    "network": "Input: float32 (n, 20), rows as `helpers.models.tabular.Encoding` writes them. Output: 2 "
+    "probabilities. `1/` is for TensorFlow Serving, `model.h5` for integrated gradients, which need the model "
+    "itself. Attributions were measured from the baseline of zeros; `relative_delta_median` is what they miss of the "
+    "difference in output, in parts of it.",
+    "anchor_tabular": "Needs a predictor when it is loaded. The rows are risky by exactly one clause of the known "
+    "rule: `found` is the share of anchors that hold a feature of it, `names_irrelevant` counts anchors that hold a "
+    "feature which the rule does not know.",
+    "kernel_shap": "Needs a predictor when it is loaded. With 8 features all coalitions are tried, so nothing is "
+    "random. `deciding_first` is the share of rows whose largest attribution is a feature of the clause that applies; "
+    "`irrelevant_share` is what irrelevant features get of all attribution, by magnitude.",
+    "tree_shap": "Holds its trees as plain arrays, so that it needs neither a predictor nor scikit-learn: what "
+    "`alibi.saving.load_explainer` is given for one is ignored. Figures as of kernel_shap.",
+    "logistic": "Input: (n, 30), the plain measurements. Output: 2 probabilities, malignant first.",
+    "ale": "A global explanation: of all rows that a request holds, together. Needs a predictor when it is loaded.",
+    "bag_of_words": "Input: texts. Output: 2 probabilities, billing first. scikit-learn's C was chosen by "
+    "cross-validation on the training texts.",
+    "anchor_text": "Words of a ticket that hold its class, whichever others are masked. Needs a predictor when it is "
+    "loaded. Where the model gives a text without any known word the same class, the anchor is empty. "
+    "`pointing_to_the_class` is the share of the others whose words have a weight for the class.",
+}
 
 
 def _format(value: Any) -> str:
@@ -85,7 +108,7 @@ def render(records: list[artifacts.Artifact]) -> str:
         lines += [
             f"## {record.dataset}/{record.name}\n",
             f"{record.summary}. {record.bytes / 1e6:.1f} MB.\n",
-            f"{_HOW_TO_READ.get(record.name, '')}\n",
+            f"{(_HOW_TO_READ | _HOW_TO_READ_OTHERS).get(record.name, '')}\n",
             f"- made by `{record.made_by}` on {record.made_on}",
             f"- with {versions}",
             f"- checksum of all files `{record.checksum[:16]}`\n",
@@ -95,10 +118,15 @@ def render(records: list[artifacts.Artifact]) -> str:
     return "\n".join(lines)
 
 
+def committed() -> list[artifacts.Artifact]:
+    """Return the records of the artefacts that the repository holds."""
+    return [record for dataset in artifacts.COMMITTED for record in artifacts.list_all(dataset)]
+
+
 def write() -> Path:
     """Write artifacts/README.md for the artefacts that the repository holds, and return its path."""
     page = artifacts.root() / "README.md"
-    page.write_text(render(artifacts.list_all("cifar10")), encoding="utf-8")
+    page.write_text(render(committed()), encoding="utf-8")
     return page
 
 

@@ -15,7 +15,9 @@ console = Console(stderr=True)
 
 
 def main(
-    dataset: Annotated[str, typer.Option(help="cifar10 or digits")] = "cifar10",
+    dataset: Annotated[
+        str, typer.Option(help="cifar10, digits, credit_risk, breast_cancer or tickets")
+    ] = "cifar10",
     only: Annotated[
         list[str] | None, typer.Option(help="Train just this artefact; may be repeated.")
     ] = None,
@@ -32,21 +34,25 @@ def main(
 
 
 def _train_all(dataset: str, only: list[str], restart: bool) -> None:
-    from helpers import cards, data
+    from helpers import artifacts, cards, data
     from helpers.train import pipeline
 
-    unknown = set(only) - set(pipeline.NAMES)
-    if unknown:
-        pipeline.train(None, unknown.pop())  # raises, naming what there is
-    loaded = data.load(dataset, fallback=False)
-    for name in only or pipeline.NAMES:
+    for name in only:
+        pipeline.check(dataset, name)
+    if dataset in data.TABLES:
+        loaded = data.load_table(dataset)
+    elif dataset in data.TEXTS:
+        loaded = data.load_texts(dataset)
+    else:
+        loaded = data.load(dataset, fallback=False)
+    for name in only or pipeline.names(loaded.name):
         if restart:
             shutil.rmtree(pipeline.workdir(loaded.name, name), ignore_errors=True)
         console.rule(f"{loaded.name}/{name}")
         artifact = pipeline.train(loaded, name)
         console.print(artifact.figures)
         console.print(f"saved: {artifact.bytes / 1e6:.1f} MB")
-    if loaded.name == "cifar10":
+    if loaded.name in artifacts.COMMITTED:
         cards.main()
 
 

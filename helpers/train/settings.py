@@ -83,3 +83,48 @@ SETTINGS: dict[str, Settings] = {
         explainer=ExplainerSettings(segments=15, images_measured=10),
     ),
 }
+
+
+@dataclass(frozen=True)
+class CreditSettings:
+    """Everything about credit_risk; seconds in all.
+
+    trees, depth, leaf: of the forest. hidden, epochs, batch_size, learning_rate: of the network.
+    sampled_rows: training rows that AnchorTabular draws from. percentiles: where it cuts numbers.
+    background: training rows that KernelShap compares with. n_steps: of integrated gradients.
+    rows_measured: test rows that the explainers' figures are of.
+    """
+
+    trees: int = 30
+    depth: int = 8
+    leaf: int = 5
+    hidden: tuple[int, ...] = (32, 16)
+    epochs: int = 40
+    batch_size: int = 64
+    learning_rate: float = 3e-3
+    sampled_rows: int = 1000
+    percentiles: tuple[int, ...] = (10, 20, 30, 40, 50, 60, 70, 80, 90)
+    threshold: float = 0.95
+    background: int = 20
+    n_steps: int = 50
+    rows_measured: int = 60
+
+
+@dataclass(frozen=True)
+class CancerSettings:
+    """Everything about breast_cancer. strength: C of the logistic regression."""
+
+    strength: float = 0.1
+
+
+@dataclass(frozen=True)
+class TicketSettings:
+    """Everything about tickets. strength: C of the logistic regression, by cross-validation."""
+
+    strength: float = 1.0
+    threshold: float = 0.95
+
+
+CREDIT = CreditSettings()
+CANCER = CancerSettings()
+TICKETS = TicketSettings()
