@@ -297,3 +297,49 @@ def anchors(
         axis.set_ylabel(label)
     del figure
     plt.show()
+
+
+def request_scores(groups: dict[str, np.ndarray], scores: np.ndarray, threshold: float) -> None:
+    """Draw the score of every request in the order they were sent; `groups` are masks over them."""
+    _, axis = plt.subplots(figsize=(9, 2.8))
+    for color, (name, mask) in zip((ORANGE, BLUE, GREY), groups.items(), strict=False):
+        axis.scatter(np.flatnonzero(mask) + 1, scores[mask], s=14, color=color, label=name)
+    axis.axhline(threshold, color="black", ls="--", lw=1, label="threshold")
+    axis.set(
+        yscale="log",
+        xlabel="request",
+        ylabel="instance score",
+        title="What lies above the line was flagged",
+    )
+    axis.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    plt.show()
+
+
+def drift_windows(answers: dict[str, dict], floor: float = 1e-30) -> None:
+    """Draw windows on a time line: the smallest p-value against the threshold, and the distances.
+
+    answers: by window, in the order they were tested, a drift detector's data: `is_drift`, `threshold`,
+    and `p_val` and `distance` of each feature. p-values below `floor` are drawn on it.
+    """
+    _, (upper, lower) = plt.subplots(2, 1, figsize=(9, 4.2), sharex=True)
+    places = np.arange(len(answers))
+    drifted = np.array([bool(np.any(answer["is_drift"])) for answer in answers.values()])
+    p_vals = np.array([max(np.min(answer["p_val"]), floor) for answer in answers.values()])
+    distances = [np.ravel(answer["distance"]) for answer in answers.values()]
+    thresholds = [float(np.max(answer["threshold"])) for answer in answers.values()]
+    upper.plot(places, p_vals, color=GREY, lw=0.8, zorder=1)
+    upper.plot(places, thresholds, color="black", ls="--", lw=1, label="threshold")
+    for mask, color, name in ((~drifted, BLUE, "no drift"), (drifted, ORANGE, "drift")):
+        upper.scatter(places[mask], p_vals[mask], color=color, s=36, zorder=3, label=name)
+        for place in places[mask]:
+            spread = np.full(len(distances[place]), place)
+            lower.scatter(spread, distances[place], color=color, s=8, alpha=0.5)
+    upper.set(yscale="log", ylim=(floor / 30, 30), ylabel="smallest p-value", title="By window")
+    if (p_vals <= floor).any():
+        upper.text(
+            0.005, 0.04, f"bottom: {floor:.0e} or less", transform=upper.transAxes, color=GREY
+        )
+    upper.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    lower.set(ylabel="KS distance\nof each feature", ylim=(0, None), xlabel="window")
+    lower.set_xticks(places, list(answers))
+    plt.show()

@@ -23,8 +23,8 @@ REDUCED: dict[str, dict[str, object]] = {
     "03_performance_metrics": {"REQUESTS": 100, "WRONG": 10},
     "04_payload_events": {"REQUESTS": 30},
     "05_statistical_metrics": {"FEEDBACK": 100, "LATE": 40},
-    "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500},
-    "07_drift_ks": {"UNDRIFTED_WINDOWS": 3},
+    "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500, "NORMAL_REQUESTS": 40},
+    "07_drift_ks": {"UNDRIFTED_WINDOWS": 3, "ROWS": 100},
     "08_explain_anchor_images": {"IMAGES": 2},
 }
 # What differs from REDUCED when a notebook trains on the spot, with DATASET=digits.
