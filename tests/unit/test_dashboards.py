@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import io
 import json
@@ -10,6 +11,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +37,11 @@ from helpers.serving.detect.drift import _metrics as drift_metrics
 from helpers.serving.detect.exposition import RuntimeMetrics
 from helpers.serving.detect.outlier import _metrics as outlier_metrics
 from helpers.serving.explain.measures import Measures
+from helpers.serving.explain.production.attribution_drift import AttributionDrift, DriftSettings
+from helpers.serving.explain.production.audit import AuditTrail
+from helpers.serving.explain.production.cache import CacheSettings, ExplanationCache
+from helpers.serving.explain.production.jobs import Jobs
+from helpers.serving.explain.production.stability import Stability, StabilitySettings
 from helpers.serving.gateway.metrics import Metrics as GatewayMetrics
 from helpers.stack import ServerStatus
 
@@ -609,6 +616,7 @@ def exposed() -> set[str]:
         detectors.update(found)
     measures = Measures(registry, "AnchorImages", "resnet32")
     measures.answered(200)
+    _production(registry)
     gateway = GatewayMetrics(registry)
     for histogram in (gateway._server, gateway._client):
         histogram.labels(*["x"] * len(histogram._labelnames)).observe(0.1)
@@ -628,10 +636,32 @@ def exposed() -> set[str]:
     return names
 
 
+def _production(registry: CollectorRegistry) -> None:
+    """Let the options of the explain server measure something."""
+    labels = {"method": "KernelShap", "model_name": "credit"}
+    settings = CacheSettings(redis_url="redis://127.0.0.1:1/0")
+    ExplanationCache(settings, registry, labels)
+    Jobs(registry, labels)
+    stability = Stability(StabilitySettings(), registry, labels, idle=lambda: True)
+    stability._measured({"jaccard": 1.0})
+    drift = AttributionDrift(DriftSettings(reference=20, window=20), registry, labels)
+    for _ in range(40):
+        drift.add({"income": 1.0})
+    with tempfile.TemporaryDirectory() as folder:
+        trail = AuditTrail(Path(folder) / "audit.sqlite", registry, labels)
+        asyncio.run(_opened_and_closed(trail))
+
+
+async def _opened_and_closed(trail: AuditTrail) -> None:
+    trail.start()
+    await trail.close()
+
+
 _WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _PROMQL = {
     "sum", "avg", "min", "max", "by", "on", "or", "and", "offset", "rate", "increase", "topk", "le",
     "clamp_min", "histogram_quantile", "scalar", "vector", "class", "code", "pod", "index",
+    "level", "similarity", "feature", "state", "result",
 }  # fmt: skip
 
 
