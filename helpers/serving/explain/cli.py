@@ -4,7 +4,8 @@
         --protocol=tensorflow.http --http_port=9000 --storage_uri=s3://walkthrough/cifar10/anchor_images \
         AnchorImages --tf_data_type=float32 --threshold=0.9
 
-After the method come its options, `explainer.config` in a manifest. What the environment may set besides:
+After the method come its options, `explainer.config` in a manifest, and those of production, which every method
+has: see `production.settings`. What the environment may set besides:
 
     STORAGE_URI                                      where --storage_uri is not given
     EXPLAIN_RANDOM_SEED, EXPLAIN_RANDOM_SEED_VALUE   True and a number: the seed of requests without one
@@ -28,6 +29,7 @@ from helpers.serving.explain.app import ExplainServer, make_app
 from helpers.serving.explain.methods import METHODS, method_class
 from helpers.serving.explain.methods.base import Options
 from helpers.serving.explain.model_client import ModelClient
+from helpers.serving.explain.production.settings import ProductionSettings, read_settings
 from helpers.serving.explain.reuse import ReusedPredictions
 from helpers.serving.explain.service import ExplainService
 from helpers.serving.payloads import SELDON, TENSORFLOW
@@ -59,6 +61,11 @@ def parser() -> argparse.ArgumentParser:
         method.add_argument("--tf_data_type", default=argparse.SUPPRESS)
         for option in method_class(name).options.model_fields:
             method.add_argument(f"--{option}", dest=f"option.{option}", default=argparse.SUPPRESS)
+        production = method.add_argument_group("production", "see production.settings")
+        for option in ProductionSettings.model_fields:
+            production.add_argument(
+                f"--{option}", dest=f"production.{option}", default=argparse.SUPPRESS
+            )
     return parser
 
 
@@ -87,7 +94,16 @@ def build(args: argparse.Namespace) -> ExplainServer:
         options=read_options(kind.options, args),
         model_name=args.model_name,
         protocol=args.protocol,
+        settings=read_settings(_given("production.", args), args.method, kind.asks_model),
     )
+
+
+def _given(group: str, args: argparse.Namespace) -> dict[str, str]:
+    return {
+        name.removeprefix(group): value
+        for name, value in vars(args).items()
+        if name.startswith(group)
+    }
 
 
 def read_options(kind: type[Options], args: argparse.Namespace) -> Options:
@@ -96,13 +112,8 @@ def read_options(kind: type[Options], args: argparse.Namespace) -> Options:
     Raises:
         ServingError: a value is not one of the option's.
     """
-    given = {
-        name.removeprefix("option."): value
-        for name, value in vars(args).items()
-        if name.startswith("option.")
-    }
     try:
-        return kind.model_validate(given)
+        return kind.model_validate(_given("option.", args))
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         raise ServingError(f"--{first['loc'][0]}={first['input']}: {first['msg']}.") from problem
@@ -110,7 +121,13 @@ def read_options(kind: type[Options], args: argparse.Namespace) -> Options:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve until told to stop; a wrong argument or artefact ends the process with one sentence."""
-    args = parser().parse_args(argv)
+    args, unknown = parser().parse_known_args(argv)
+    if unknown:
+        option = unknown[0].partition("=")[0]
+        sys.exit(
+            f"{args.model_name}-explainer: {args.method} has no option {option}; "
+            f"`python -m helpers.serving.explain {args.method} --help` lists those it has."
+        )
     try:
         server = build(args)
     except WalkthroughError as problem:

@@ -43,6 +43,7 @@ class ReusedPredictions:
         self._predict = predict
         self.reuse = reuse
         self.usage = Usage()
+        self.in_time: Callable[[], None] | None = None  # raises when the explanation's time is over
         self._answers: dict[Any, np.ndarray] = {}
         self._held = 0
 
@@ -54,6 +55,8 @@ class ReusedPredictions:
 
     def __call__(self, x: Any) -> np.ndarray:
         """Return the answers to x in its order."""
+        if self.in_time is not None:
+            self.in_time()
         self.usage.samples += len(x)
         if not self.reuse:
             return self._ask(x)

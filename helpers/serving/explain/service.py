@@ -14,6 +14,8 @@ from helpers.errors import WalkthroughError
 from helpers.seeds import numpy_state_kept
 from helpers.serving.common.errors import RequestError
 from helpers.serving.explain.methods.base import Explained, Method, Options
+from helpers.serving.explain.production.attributions import ANCHORS
+from helpers.serving.explain.production.deadline import STOPS, Clock, best_so_far, caused
 from helpers.serving.explain.reuse import ReusedPredictions, Usage
 from helpers.serving.storage import Location
 
@@ -35,6 +37,7 @@ class ExplainService:
         method: what explains.
         location: its artefact.
         predictions: asks the model; None for a method that does not.
+        on_loaded: called once the artefact is loaded; what it raises ends the start.
     """
 
     def __init__(
@@ -43,11 +46,13 @@ class ExplainService:
         method: Method,
         location: Location,
         predictions: ReusedPredictions | None,
+        on_loaded: Callable[[], None] = lambda: None,
     ) -> None:
         self.name = name
         self.method = method
         self.location = location
         self.predictions = predictions
+        self.on_loaded = on_loaded
         self.state = f"The explainer {location} is being loaded."
         self._ready = threading.Event()
         self._stopped = threading.Event()
@@ -70,6 +75,7 @@ class ExplainService:
 
             prepare_alibi()
             self.method.load(self.location)
+            self.on_loaded()
             loaded = time.perf_counter() - started
             self._connect()
         except Exception as problem:
@@ -108,20 +114,46 @@ class ExplainService:
                 wait = min(2 * wait, LONGEST_WAIT)
 
     def explain(
-        self, instances: Any, options: Options, seed: int
+        self, instances: Any, options: Options, seed: int, deadline: Clock | None = None
     ) -> tuple[Explained, Usage, float]:
         """Return the explanation, what it asked of the model, and the seconds it took.
 
+        Args:
+            instances: what to explain.
+            options: of the method.
+            seed: of the random draws.
+            deadline: when it must end; an anchor is the best so far then.
+
         Raises:
-            RequestError: the instances are refused, or the model fails.
+            RequestError: the instances are refused, the model fails, or the time is up.
         """
-        with self._turn, _seeded(seed):
+        anchors = deadline if type(self.method).__name__ in ANCHORS else None
+        with self._turn, _seeded(seed), best_so_far(anchors), self._in_time(deadline):
+            if deadline is not None:
+                deadline.check()  # it may have waited too long for its turn
             if self.predictions is not None:
                 self.predictions.begin()
             started = time.perf_counter()
-            explained = self.method.explain(instances, options, seed)
+            try:
+                explained = self.method.explain(instances, options, seed)
+            except Exception as problem:
+                refused = None if deadline is None else caused(problem, STOPS)
+                if refused is None or refused is problem:
+                    raise
+                raise refused from problem
             usage = Usage() if self.predictions is None else self.predictions.usage
             return explained, usage, time.perf_counter() - started
+
+    @contextmanager
+    def _in_time(self, deadline: Clock | None) -> Iterator[None]:
+        if self.predictions is None or deadline is None:
+            yield
+            return
+        self.predictions.in_time = deadline.check
+        try:
+            yield
+        finally:
+            self.predictions.in_time = None
 
     def stop(self) -> None:
         """Stop waiting for the model."""

@@ -63,8 +63,26 @@ def read(document: Mapping[str, Any], names: Sequence[str]) -> list[Explanation]
     if "attributions" in data:
         return list(_gradients(data, names))
     if "anchor" in data:
-        return list(_anchors(data, names))
+        return [_anchor(one, names) for one in data.get("explanations") or (data,)]
     return []
+
+
+def rows(document: Mapping[str, Any], names: Sequence[str]) -> Iterator[dict[str, float]]:
+    """Yield the attributions of each instance by feature, of one and the same output.
+
+    The last output of Shapley values: of two classes, the second. Of integrated gradients the
+    target's, which are those there are.
+    """
+    data = document["data"]
+    names = data.get("feature_names") or names
+    arrays = data.get("shap_values") or data.get("attributions") or []
+    if arrays:
+        chosen = arrays[-1] if "shap_values" in data else arrays[0]
+        for values in chosen:
+            yield {
+                name_of(index[0] if len(index) == 1 else list(index), names): value
+                for index, value in flat(values)
+            }
 
 
 def name_of(index: Index, names: Sequence[str]) -> str:
@@ -120,7 +138,7 @@ def _gradients(data: Mapping[str, Any], names: Sequence[str]) -> Iterator[Explan
         )
 
 
-def _anchors(data: Mapping[str, Any], names: Sequence[str]) -> Iterator[Explanation]:
+def _anchor(data: Mapping[str, Any], names: Sequence[str]) -> Explanation:
     raw = data.get("raw") or {}
     indices = raw.get("feature") or []
     conditions = raw.get("names")
@@ -135,7 +153,7 @@ def _anchors(data: Mapping[str, Any], names: Sequence[str]) -> Iterator[Explanat
         name = condition if told else name_of(index, names)
         value = None if told or not _numbered(instance, index) else instance[index]
         features.append(Feature(index, name, None, value, condition))
-    yield Explanation(
+    return Explanation(
         tuple(features), _class(raw.get("prediction"), 0), _last(data.get("precision"))
     )
 

@@ -102,6 +102,13 @@ class Redaction:
         tokens = _tokens(values)
         return _any_of(tokens).sub(NOT_SHOWN, text) if tokens else text
 
+    def refusal(self, message: str, values: Iterable[Any] = ()) -> str:
+        """Return what an error says without the names and values; nothing of one that names a feature."""
+        found = self._pattern.search(message)
+        if found is None:
+            return self.scrub(message, values)
+        return f"The request is refused for its value of {self._masks[found[0].casefold()]}."
+
     def values(self, instances: Any, names: Sequence[str]) -> list[Any]:
         """Return the sensitive values of instances (n, features); of a text there are none."""
         rows = instances.tolist() if hasattr(instances, "tolist") else instances
