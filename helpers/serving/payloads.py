@@ -90,6 +90,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, np.ndarray):
+        if value.dtype.kind in "OSU":
+            return _plain(value.tolist())
         exact = value.astype(np.float64) if value.dtype.kind == "f" else value
         return np.ascontiguousarray(exact)
     if isinstance(value, np.floating):

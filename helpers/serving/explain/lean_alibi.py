@@ -51,7 +51,7 @@ class _Package(ModuleType):
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("__") and "_ran" not in vars(self):
             self._ran = True
-            with quiet_libraries(), _hidden(*_HEAVY):
+            with quiet_libraries(), hidden(*_HEAVY):
                 self.__spec__.loader.exec_module(self)
             if name in vars(self):
                 return vars(self)[name]
@@ -59,7 +59,7 @@ class _Package(ModuleType):
 
 
 @contextmanager
-def _hidden(*names: str) -> Iterator[None]:
+def hidden(*names: str) -> Iterator[None]:
     """Make the import of these packages fail inside the block, as if they were not installed."""
     absent = _Absent(names)
     sys.meta_path.insert(0, absent)

@@ -11,6 +11,12 @@ from helpers.serving.explain.methods.base import Method
 
 METHODS = {
     "AnchorImages": "anchor_images",
+    "AnchorTabular": "anchor_tabular",
+    "AnchorText": "anchor_text",
+    "KernelShap": "kernel_shap",
+    "IntegratedGradients": "integrated_gradients",
+    "TreeShap": "tree_shap",
+    "ALE": "ale",
 }
 
 
