@@ -498,7 +498,7 @@ class Level(ABC):
         self.problem = _why(problem, self.seconds)
         self.on_change(0.0)
         if self._said != self.problem:
-            log.warning("%s does without %s: %s", __name__, self.name, self.problem)
+            log.warning("the cache does without %s: %s", self.name, self.problem)
             self._said = self.problem
         self._prober = asyncio.create_task(self._until_it_answers(FIRST_PAUSE))
 
@@ -512,14 +512,14 @@ class Level(ABC):
             except Exception as problem:
                 self.problem = _why(problem, PROBE_SECONDS)
                 if self._said != self.problem:
-                    log.warning("%s does without %s: %s", __name__, self.name, self.problem)
+                    log.warning("the cache does without %s: %s", self.name, self.problem)
                     self._said = self.problem
                 pause = min(max(2 * pause, FIRST_PAUSE), LONGEST_PAUSE)
                 continue
             self.problem = None
             self.on_change(1.0)
             if self._said:
-                log.info("%s uses %s again", __name__, self.name)
+                log.info("the cache uses %s again", self.name)
                 self._said = ""
             return
 
