@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ import orjson
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
 from helpers.serving.common.errors import RequestError
-from helpers.serving.payloads import TENSORFLOW, read_seldon_message
+from helpers.serving.payloads import SELDON, TENSORFLOW, V2, read_seldon_message
 
 ROWS_AT_ONCE = 256  # rows of one call at most,
 NUMBERS_AT_ONCE = 1_000_000  # or this many numbers: some 12 MB of JSON, and servers have limits
@@ -26,8 +27,8 @@ class ModelClient:
 
     Args:
         host: `host:port` of the predictor, with a path prefix if it has one.
-        protocol: seldon.http or tensorflow.http.
-        model_name: the model's name, which the tensorflow protocol puts into the path.
+        protocol: seldon.http, tensorflow.http or v2.http.
+        model_name: the model's name, which the tensorflow and v2 protocols put into the path.
         transport: for tests; the network by default.
     """
 
@@ -40,12 +41,13 @@ class ModelClient:
     ) -> None:
         self.protocol = protocol
         base = host if host.startswith(("http://", "https://")) else f"http://{host}"
-        path = (
-            f"/v1/models/{quote(model_name, safe='')}:predict"
-            if protocol == TENSORFLOW
-            else "/api/v1.0/predictions"
-        )
-        self.url = base.rstrip("/") + path
+        name = quote(model_name, safe="")
+        paths = {
+            SELDON: "/api/v1.0/predictions",
+            TENSORFLOW: f"/v1/models/{name}:predict",
+            V2: f"/v2/models/{name}/infer",
+        }
+        self.url = base.rstrip("/") + paths[protocol]
         self._client = httpx.Client(
             timeout=TIMEOUT, limits=LIMITS, headers=HEADERS, transport=transport, trust_env=False
         )
@@ -76,10 +78,7 @@ class ModelClient:
         rows = (
             np.ascontiguousarray(x) if isinstance(x, np.ndarray) and x.dtype != object else list(x)
         )
-        request = (
-            {"instances": rows} if self.protocol == TENSORFLOW else {"data": {"ndarray": rows}}
-        )
-        content = orjson.dumps(request, option=orjson.OPT_SERIALIZE_NUMPY)
+        content = orjson.dumps(_REQUESTS[self.protocol](rows), option=orjson.OPT_SERIALIZE_NUMPY)
         try:
             response = self._attempts(self._client.post, self.url, content=content)
         except httpx.TimeoutException as problem:
@@ -102,6 +101,8 @@ class ModelClient:
             body = orjson.loads(response.content)
             if self.protocol == TENSORFLOW:
                 answers = np.array(_unnamed(body["predictions"]))
+            elif self.protocol == V2:
+                answers = _tensor(body["outputs"][0])
             else:
                 answers = np.asarray(read_seldon_message(body, "response"))
         except (ValueError, KeyError, TypeError, RequestError) as problem:
@@ -115,6 +116,37 @@ class ModelClient:
     def close(self) -> None:
         """Close the connections."""
         self._client.close()
+
+
+def _v2_request(rows: np.ndarray | list) -> dict[str, Any]:
+    """Return one tensor with the rows, as MLServer's explainers send it."""
+    if isinstance(rows, np.ndarray) and rows.dtype.kind in "biuf":
+        bits = 8 * rows.dtype.itemsize
+        datatype = "BOOL" if rows.dtype.kind == "b" else f"{_V2_KINDS[rows.dtype.kind]}{bits}"
+        shape, data, content_type = list(rows.shape), rows.ravel(), "np"
+    else:
+        shape, data, content_type = [len(rows), 1], [str(row) for row in rows], "str"
+        datatype = "BYTES"
+    tensor = {"name": "predict", "shape": shape, "datatype": datatype, "data": data}
+    return {
+        "parameters": {"content_type": content_type},
+        "inputs": [{**tensor, "parameters": {"content_type": content_type}}],
+    }
+
+
+_V2_KINDS = {"f": "FP", "i": "INT", "u": "UINT"}
+_REQUESTS: dict[str, Callable[[np.ndarray | list], dict[str, Any]]] = {
+    SELDON: lambda rows: {"data": {"ndarray": rows}},
+    TENSORFLOW: lambda rows: {"instances": rows},
+    V2: _v2_request,
+}
+
+
+def _tensor(output: dict[str, Any]) -> np.ndarray:
+    """Return an output tensor; MLServer writes labels (n,) in the shape (n, 1)."""
+    answers = np.array(output["data"]).reshape(output["shape"])
+    is_label = "INT" in output["datatype"] and answers.ndim == 2 and answers.shape[1] == 1
+    return answers[:, 0] if is_label else answers
 
 
 def _unnamed(predictions: Any) -> Any:
