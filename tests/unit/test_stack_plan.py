@@ -688,6 +688,89 @@ def test_an_explainer_gets_what_the_operator_passes() -> None:
     assert route.predictors[0].explainer == "http://127.0.0.1:5001"
 
 
+V2_COMMAND = ["python", "-m", "helpers.serving.mlserver_explain"]
+V2_CONTAINER = {"name": "images", "image": "walkthrough/serving:0.1.0", "command": V2_COMMAND}
+
+
+def over_v2(container: dict[str, Any], **config: str) -> dict[str, Any]:
+    explainer = anchors(**config) | {"containerSpec": container}
+    served = predictor(graph={"implementation": "SKLEARN_SERVER"}, explainer=explainer)
+    return model(protocol="v2", predictors=[served])
+
+
+def test_a_v2_explainer_gets_the_operators_variables_and_its_own_arguments() -> None:
+    arguments = ["--threshold=0.9", "--n_covered_ex=1"]
+    (made,) = make(over_v2(V2_CONTAINER | {"args": arguments})).models.values()
+    _, spec = made.servers
+    command, environment = running(spec)
+    assert spec.name == "cifar10-default-explainer"
+    assert command[1:] == [*V2_COMMAND[1:], *arguments]
+    assert json.loads(environment.pop("MLSERVER_MODEL_EXTRA")) == {
+        "explainer_type": "anchor_image",
+        "infer_uri": "http://127.0.0.1:8003/predictor/walkthrough/cifar10/default"
+        "/v2/models/resnet32/infer",
+    }
+    assert {name: value for name, value in environment.items() if "MLSERVER" in name} == {
+        "MLSERVER_HTTP_PORT": "1",
+        "MLSERVER_GRPC_PORT": "2",
+        "MLSERVER_METRICS_PORT": "3",
+        "MLSERVER_METRICS_DIR": "/F/metrics",
+        "MLSERVER_ENVIRONMENTS_DIR": "/F/environments",
+        "MLSERVER_MODEL_NAME": "images",
+        "MLSERVER_MODEL_URI": "s3://walkthrough/cifar10/anchor_images",
+    }
+    assert environment["SERVING_HOST"] == "127.0.0.1"
+    assert spec.ready_path == "/v2/models/images/ready"
+
+
+def test_a_v2_explainer_without_a_container_is_called_like_its_server() -> None:
+    (made,) = make(over_v2({})).models.values()
+    _, spec = made.servers
+    assert running(spec)[0][1:] == V2_COMMAND[1:]
+    assert spec.environment["MLSERVER_MODEL_NAME"] == "cifar10-default-explainer"
+    assert spec.image == "seldonio/mlserver:1.6.1-alibi-explain"
+
+
+@pytest.mark.parametrize(
+    ("container", "config", "told"),
+    [
+        ({}, {"threshold": "0.9"}, "explainer.config: the operator passes none"),
+        (V2_CONTAINER | {"env": [{"name": "A", "value": "b"}]}, {}, "env: the operator drops it"),
+        ({"args": ["--threshold=0.9"]}, {}, "args: they are for the command [python, -m, "),
+        (V2_CONTAINER | {"args": ["--threshold", "1"]}, {}, "an option is written --name=value"),
+        (V2_CONTAINER | {"args": ["--treshold=1"]}, {}, "args.treshold: AnchorImages has no such"),
+        (V2_CONTAINER | {"args": ["--threshold=2"]}, {}, "args.threshold: "),
+        (V2_CONTAINER | {"args": ["--storage_uri=/etc"]}, {}, "/etc is outside"),
+        (
+            V2_CONTAINER | {"command": ["python", "-m", "helpers.serving.explain"]},
+            {},
+            "containerSpec.command: an explainer of this protocol has its image's own command, or "
+            "[python, -m, helpers.serving.mlserver_explain]",
+        ),
+        (V2_CONTAINER | {"image": "seldonio/mlserver:1.6.1"}, {}, "containerSpec.command: "),
+    ],
+)
+def test_v2_explainers_that_cannot_be(
+    container: dict[str, Any], config: dict[str, str], told: str
+) -> None:
+    assert told in refusal(over_v2(container, **config))
+
+
+def test_our_image_as_explainer_of_the_other_protocols() -> None:
+    command = ["python", "-m", "helpers.serving.explain"]
+    container = {"image": "walkthrough/serving:0.1.0", "command": command}
+    (made,) = make(
+        model(predictors=[predictor(explainer=anchors() | {"containerSpec": container})])
+    ).models.values()
+    assert running(made.servers[1])[0][1:3] == command[1:]
+    for change, told in (
+        ({"args": ["--threshold=1"]}, "args: the operator overwrites them"),
+        ({"command": V2_COMMAND}, "containerSpec.command: "),
+    ):
+        explainer = anchors() | {"containerSpec": container | change}
+        assert told in refusal(model(predictors=[predictor(explainer=explainer)]))
+
+
 def test_predictors_share_the_traffic() -> None:
     (made,) = make(
         model(
@@ -769,18 +852,6 @@ GRAPH = "some.yaml, SeldonDeployment: spec.predictors[0].graph"
                 ],
             },
             f"{GRAPH}: The parameter 'nope' of resnet32 is unknown",
-        ),
-        (
-            {
-                "protocol": "v2",
-                "predictors": [
-                    predictor(
-                        graph={"implementation": "SKLEARN_SERVER"},
-                        explainer={"type": "AnchorImages"},
-                    )
-                ],
-            },
-            "spec.predictors[0].explainer: explainers speak the seldon and the tensorflow protocol",
         ),
         (
             {"predictors": [predictor(explainer={"type": "Lime"})]},

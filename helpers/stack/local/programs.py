@@ -30,8 +30,26 @@ class Program:
 DETECT = Program("helpers.serving.detect", "--http_port", "/v1/metrics")
 PAYLOAD_LOG = Program("helpers.serving.payload_log", "--port", "/metrics")
 EXPLAIN = Program("helpers.serving.explain", "--http_port", "/metrics")
+EXPLAIN_V2 = Program("helpers.serving.mlserver_explain", "", "/metrics")  # its port is a variable
 
 _MODULES = {program.module: program for program in (DETECT, PAYLOAD_LOG, EXPLAIN)}
+
+
+def check_explainer(image: str, command: list[str], program: Program, place: str) -> None:
+    """Refuse an explainer's command that is not the one of `program` in our image.
+
+    Raises:
+        ManifestError: another command, or one for an image that is not ours.
+    """
+    if command and (
+        split_image(image)[0] != SERVING_IMAGE
+        or command[0] not in ("python", "python3")
+        or command[1:] != ["-m", program.module]
+    ):
+        raise ManifestError(
+            f"{place}.command: an explainer of this protocol has its image's own command, or "
+            f"[python, -m, {program.module}] of {SERVING_IMAGE}."
+        )
 
 
 def split_image(image: str) -> tuple[str, str]:

@@ -472,10 +472,12 @@ class Graph(Part):
 
 
 class ExplainerContainer(Part):
-    """The explainer's container; its arguments are the operator's."""
+    """The explainer's container; its arguments are the operator's, but not those of a v2 explainer."""
 
     name: str = ""
     image: str | None = None
+    command: list[str] = []
+    args: list[str] = []
     env: list[Variable] = []
     env_from: list[VariablesFrom] = []
     image_pull_policy: Ignored

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import re
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -13,16 +13,23 @@ from helpers.errors import ManifestError, StackError, WalkthroughError
 from helpers.serving import program
 from helpers.serving.explain.methods import METHODS, method_class
 from helpers.serving.gateway import routes
+from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.storage import locate
 from helpers.stack.local import programs
 from helpers.stack.local.addresses import Addresses
 from helpers.stack.local.environment import Sources, need_secret, variables
-from helpers.stack.local.resources import Explainer, Predictor, SeldonDeployment
+from helpers.stack.local.resources import (
+    Explainer,
+    ExplainerContainer,
+    Predictor,
+    SeldonDeployment,
+)
 from helpers.stack.local.spec import LOOPBACK, ServerSpec, literal
 
 TIMEOUT = "seldon.io/rest-timeout"  # annotation, milliseconds
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: connections are refused
 
+V2_IMAGE = "seldonio/mlserver:1.6.1-alibi-explain"  # the operator's own choice
 TENSORFLOW_ONLY = "AnchorImages"  # the operator passes it --tf_data_type
 
 
@@ -216,46 +223,112 @@ def _explain_server(
         raise ManifestError(
             f"{where}.type: there is no explainer {explainer.type} here; {', '.join(METHODS)} there is."
         )
-    _check_config(explainer, f"{where}.config")
-    protocol = deployment.spec.protocol
-    if protocol == "v2":
-        raise ManifestError(
-            f"{where}: explainers speak the seldon and the tensorflow protocol here, not v2."
-        )
+    v2 = deployment.spec.protocol == "v2"
+    told = programs.EXPLAIN_V2 if v2 else programs.EXPLAIN
+    container = explainer.container_spec or ExplainerContainer()
+    image = container.image or (V2_IMAGE if v2 else "seldonio/alibiexplainer:1.19.0")
+    programs.check_explainer(image, container.command, told, f"{where}.containerSpec")
+    if v2:
+        _check_v2(explainer, container, where)
+    else:
+        _check_config(explainer.type, explainer.config, f"{where}.config")
+        if container.args:
+            raise ManifestError(
+                f"{where}.containerSpec.args: the operator overwrites them; an explainer's options go "
+                "into explainer.config."
+            )
     need_secret(
         deployment, explainer.env_secret_ref_name, sources, place and f"{where}.envSecretRefName"
     )
     if explainer.model_uri:
         _check_artifact(explainer.model_uri, f"{where}.modelUri", strict=place is not None)
-    container = explainer.container_spec
-    image = (container.image if container else "") or "seldonio/alibiexplainer:1.19.0"
-    environment = _operator_environment(deployment, predictor, image)
-    if container:
-        environment |= variables(
-            deployment,
-            container.env,
-            container.env_from,
-            sources,
-            addresses,
-            place and f"{where}.containerSpec",
-        )
     host = (
         f"{addresses.gateway}/predictor/{deployment.namespace}/{deployment.name}/{predictor.name}"
     )
+    environment = _operator_environment(deployment, predictor, image) | variables(
+        deployment,
+        container.env,
+        container.env_from,
+        sources,
+        addresses,
+        place and f"{where}.containerSpec",
+    )
+    environment = {key: literal(value) for key, value in environment.items()}
+    if v2:
+        name = container.name or explainer_name(deployment, predictor)
+        environment |= _v2_variables(explainer, name, predictor.graph.name, host)
+        ready_path = f"/v2/models/{name}/ready"
+        arguments = [literal(word) for word in container.args]
+    else:
+        ready_path = "/ready"
+        arguments = _explainer_arguments(
+            explainer, predictor.graph.name, host, deployment.spec.protocol
+        )
     return ServerSpec(
         name=explainer_name(deployment, predictor),
         owner=str(deployment),
-        command=(
-            sys.executable,
-            "-m",
-            programs.EXPLAIN.module,
-            *_explainer_arguments(explainer, predictor.graph.name, host, protocol),
-        ),
-        environment={**{key: literal(value) for key, value in environment.items()}, **LOOPBACK},
-        metrics_path=programs.EXPLAIN.metrics_path,
+        command=programs.command(told, arguments),
+        environment={**environment, **LOOPBACK},
+        ready_path=ready_path,
+        metrics_path=told.metrics_path,
         labels={"namespace": deployment.namespace},
         image=image,
     )
+
+
+def _check_v2(explainer: Explainer, container: ExplainerContainer, place: str) -> None:
+    """Refuse what the operator does not pass on to a v2 explainer."""
+    if explainer.config:
+        raise ManifestError(
+            f"{place}.config: the operator passes none to an explainer of the v2 protocol; write "
+            f"containerSpec.args: [--{min(explainer.config)}=...], and the image {programs.SERVING_IMAGE} "
+            f"with the command [python, -m, {programs.EXPLAIN_V2.module}]."
+        )
+    if container.env or container.env_from:
+        raise ManifestError(
+            f"{place}.containerSpec.env: the operator drops it for an explainer of the v2 protocol; "
+            "options go into containerSpec.args."
+        )
+    if not container.args:
+        return
+    if not container.command:
+        raise ManifestError(
+            f"{place}.containerSpec.args: they are for the command [python, -m, "
+            f"{programs.EXPLAIN_V2.module}] of {programs.SERVING_IMAGE}; name both."
+        )
+    given = {}
+    for word in container.args:
+        option = re.fullmatch(r"--([A-Za-z_]+)=(.*)", word, re.DOTALL)
+        if option is None:
+            raise ManifestError(
+                f"{place}.containerSpec.args: an option is written --name=value, not {word!r:.60}."
+            )
+        given[option[1]] = option[2]
+    uri = given.pop("storage_uri", None)
+    if uri is not None:
+        _check_artifact(uri, f"{place}.containerSpec.args: --storage_uri", strict=False)
+    _check_config(explainer.type, given, f"{place}.containerSpec.args")
+
+
+def _v2_variables(
+    explainer: Explainer, name: str, model: str, predictor_host: str
+) -> dict[str, str]:
+    """What Seldon's operator sets for a v2 explainer, and the places that MLServer must have here."""
+    tag = next(tag for tag, type in TAGS.items() if type == explainer.type)
+    extra = {
+        "explainer_type": tag,
+        "infer_uri": f"http://{predictor_host}/v2/models/{model}/infer",
+    }
+    return {
+        "MLSERVER_HTTP_PORT": "{port}",
+        "MLSERVER_GRPC_PORT": "{grpc_port}",
+        "MLSERVER_METRICS_PORT": "{metrics_port}",
+        "MLSERVER_METRICS_DIR": "{folder}/metrics",
+        "MLSERVER_ENVIRONMENTS_DIR": "{folder}/environments",
+        "MLSERVER_MODEL_NAME": literal(name),
+        "MLSERVER_MODEL_URI": literal(explainer.model_uri),
+        "MLSERVER_MODEL_EXTRA": literal(json.dumps(extra)),
+    }
 
 
 def _explainer_arguments(
@@ -279,17 +352,17 @@ def _explainer_arguments(
     ]
 
 
-def _check_config(explainer: Explainer, place: str) -> None:
+def _check_config(method: str, config: Mapping[str, str], place: str) -> None:
     """Refuse what the explainer would end with, again and again."""
-    options = method_class(explainer.type).options
-    unknown = sorted(explainer.config.keys() - options.model_fields.keys())
+    options = method_class(method).options
+    unknown = sorted(config.keys() - options.model_fields.keys())
     if unknown:
         raise ManifestError(
-            f"{place}.{unknown[0]}: {explainer.type} has no such option; it has "
+            f"{place}.{unknown[0]}: {method} has no such option; it has "
             f"{', '.join(options.model_fields)}."
         )
     try:
-        options.model_validate(explainer.config)
+        options.model_validate(config)
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
