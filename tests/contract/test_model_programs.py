@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -33,10 +32,14 @@ from helpers.serving.program import (
     seldon_program,
     tf_server_program,
 )
+from helpers.stack.local.ports import Ports
 
 URI = "s3://walkthrough/iris/classifier"
 ROWS = load_iris().data[::50]  # one of each class
 START_SECONDS = 60.0
+
+
+PORTS = Ports()
 
 
 class Hostile:
@@ -124,9 +127,8 @@ class Running:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One below those of outgoing connections, which could take it before the program does."""
+    return PORTS.take()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -164,9 +165,7 @@ class Supervisor:
         the one that takes requests, then the one that is to follow it.
         """
         return [
-            replica.status()
-            for name in sorted(self._servers)
-            for replica in self._servers[name].all()
+            status for name in sorted(self._servers) for status in self._servers[name].statuses()
         ]
 
     def log(self, name: str, lines: int) -> str:
@@ -252,6 +251,11 @@ class _Server:
 
     def all(self) -> list[Replica]:
         return [*self.leaving, *self.wanted()]
+
+    def statuses(self) -> list[ServerStatus]:
+        # One that drains still answers, but nothing new goes to it.
+        leaving = [replace(replica.status(), state="stopping") for replica in self.leaving]
+        return [*leaving, *(replica.status() for replica in self.wanted())]
 
     def wanted(self) -> list[Replica]:
         return [replica for replica in (self.active, self.pending) if replica is not None]
