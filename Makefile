@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env run notebooks lab status down train test lint format lock clean distclean
+.PHONY: help env run notebooks lab status down train bench test lint format lock clean distclean
 
 DATASET ?= cifar10
 BACKEND ?= local
@@ -64,6 +64,9 @@ train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 ##@ Development
 test: ## Run the tests; ARGS='-k name' picks some
 	@$(ENSURE) "$$python" -m pytest $(ARGS)
+
+bench: ## Measure what each explanation method costs: time and calls of the model (minutes)
+	@$(ENSURE) "$$python" benchmarks/explain_methods.py $(ARGS)
 
 lint: ## Check style: ruff check, ruff format, shellcheck if installed
 	@$(ENSURE) "$$python" -m ruff check . && "$$python" -m ruff format --check .
