@@ -169,7 +169,9 @@ class Production:
         """
         self.names = list(self.settings.feature_names) or feature_names(self.method)
         self.shown = self.redaction.names(self.names) if self.redaction else self.names
-        if self.redaction is not None and self.name != TEXT:
+        if self.redaction is not None and self.name == TEXT:
+            self.redaction.check_words()
+        elif self.redaction is not None:
             self.redaction.check(self.names)
         if self.table is not None and self.names:
             self.table.check(self.names)
@@ -340,8 +342,11 @@ class Production:
                 reason=problem.reason,
                 headers=problem.headers,
             )
-        where = "".join(traceback.format_tb(problem.__traceback__))
-        log.error("fault in an explanation: %s\n%s", type(problem).__name__, where)
+        where = "; ".join(
+            f"{frame.filename}:{frame.lineno} in {frame.name}"
+            for frame in traceback.extract_tb(problem.__traceback__)
+        )
+        log.error("fault in an explanation: %s at %s", type(problem).__name__, where)
         return RequestError(
             500, f"Internal error; the log of {self.model_name}-explainer has the details."
         )

@@ -96,6 +96,17 @@ class Redaction:
                     "features' names in --feature_names."
                 )
 
+    def check_words(self) -> None:
+        """Refuse what is not one word: samples of a text mix its words.
+
+        Raises:
+            ServingError: there is one.
+        """
+        if not all(re.fullmatch(r"\w+", name) for name in self._masks):
+            raise ServingError(
+                "--redact_features: the features of a text are single words; list each of a phrase."
+            )
+
     def scrub(self, text: str, values: Iterable[Any] = ()) -> str:
         """Return a text, as of an error, without the names and these values."""
         text = self._pattern.sub(lambda found: self._masks[found[0].casefold()], text)
