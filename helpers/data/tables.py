@@ -55,7 +55,7 @@ class Table:
             for column, categories in self.category_map.items():
                 if not np.isin(x[:, column], np.arange(len(categories))).all():
                     raise DataError(
-                        f"{self.name}: {split} has a {self.feature_names[column]} that is none of "
+                        f"{self.name}: {split} has a value of {self.feature_names[column]} that is none of "
                         f"{', '.join(categories)}."
                     )
 

@@ -42,7 +42,8 @@ def trees_of(forest: RandomForestClassifier) -> dict[str, Any]:
                 "features": tree.feature,
                 "thresholds": tree.threshold,
                 "values": tree.value[:, 0, :] * share,
-                "node_sample_weight": tree.weighted_n_node_samples,
+                # A copy: shap counts background rows in it, and this is the forest's own memory.
+                "node_sample_weight": tree.weighted_n_node_samples.copy(),
             }
             for tree in (one.tree_ for one in forest.estimators_)
         ],
@@ -76,9 +77,9 @@ def save(explainer, folder: Path) -> None:
     """
     kept = copy.copy(explainer)
     kept.predictor = None
-    kept.reset_predictor = lambda predictor: (
-        None
-    )  # pickled by value: it needs nothing of this package
+    kept.reset_predictor = callable  # a built-in that takes one thing and does nothing to it
+    kept._explainer = copy.copy(explainer._explainer)
+    kept._explainer.link = None  # compiled code, with paths of this machine, that trees do not need
     for name, content in (("meta.dill", kept.meta), ("explainer.dill", kept)):
         with open(folder / name, "wb") as opened:
             dill.dump(content, opened, recurse=True)
