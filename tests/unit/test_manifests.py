@@ -25,6 +25,7 @@ from helpers.serving.payload_log import cli as payload_log
 from helpers.serving.storage import locate
 from helpers.stack import documents
 from helpers.stack.local import resources
+from helpers.train import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -159,6 +160,7 @@ def test_images_are_of_the_versions_we_pin():
         f"{OURS}:{version}",
         f"{DETECT}:{seldon}",
         f"seldonio/alibiexplainer:{seldon}",
+        f"seldonio/sklearnserver:{seldon}",
         # TensorFlow Serving has no patch releases of its own for each of TensorFlow's.
         f"tensorflow/serving:{trained_with.major}.{trained_with.minor}.0",
     }
@@ -484,8 +486,8 @@ def test_every_artefact_of_a_manifest_is_committed():
         if re.match(r"(--storage_uri=)?s3:", text)
     }
     found = {locate(uri).folder.relative_to(artifacts.root()).as_posix() for uri in uris}
-    assert found == {
-        f"cifar10/{name}" for name in ("resnet32", "anchor_images", "outlier_vae", "drift_ks")
+    assert found == {f"cifar10/{name}" for name in pipeline.NAMES} | {
+        f"{dataset}/{name}" for dataset, names in pipeline.OTHER_NAMES.items() for name in names
     }
     for name in found:
         assert (artifacts.root() / name / "artifact.json").is_file()
