@@ -647,6 +647,19 @@ def test_an_explanation_is_fetched_later(plain: dict[str, Serving]) -> None:
         assert one.ask(seed=1) == expected  # who asks plainly gets a plain answer
 
 
+def test_what_is_fetched_later_may_be_the_best_so_far() -> None:
+    rows = credit_risk.draw(60, np.random.default_rng(0))
+    safe = rows[credit_risk.rule(rows) == 0][1].tolist()
+    endless = {"threshold": 1.0, "delta": 0.001, "tau": 0.02}
+    with serving("AnchorTabular", "--async_results=2", "--async_seconds=1.5") as one:
+        accepted = one.post([safe], {"prefer": "respond-async"}, seed=1, **endless)
+        path = f"/v1/explanations/{accepted.json()['id']}"
+        until(lambda: one.client.get(path).status_code != 202)
+        answer = one.client.get(path)
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["meta"]["deadline"] == {"seconds": 1.5, "complete": False}
+
+
 # Stability and drift
 
 

@@ -34,7 +34,7 @@ from helpers.errors import ArtifactError
 from helpers.serving.common.errors import RequestError, ServingError
 from helpers.serving.explain.methods.base import Explained, Method, Options
 from helpers.serving.explain.production import attributions, people, top_k
-from helpers.serving.explain.production.deadline import Deadline
+from helpers.serving.explain.production.deadline import GRACE_SECONDS, Deadline
 from helpers.serving.explain.production.keys import ENVIRONMENT, read_key
 from helpers.serving.explain.production.redaction import TEXT, Redaction
 from helpers.serving.explain.production.settings import ProductionSettings
@@ -491,7 +491,8 @@ def _jobs(
         labels,
         max_jobs=settings.async_results,
         keep_seconds=settings.async_keep_seconds,
-        job_seconds=settings.async_seconds,
+        # The explanation's own deadline comes first, and with it the best answer so far.
+        job_seconds=settings.async_seconds + 5 * GRACE_SECONDS,
     )
 
 
