@@ -196,6 +196,20 @@ def _v2(body: dict) -> tuple[np.ndarray, str]:
         return shaped.astype(_V2_TYPES[kind]), where
 
 
+def read_v2_texts(body: Any) -> list:
+    """Return the texts of a v2 request: one tensor of BYTES.
+
+    Raises:
+        RequestError: 400, another tensor, or several.
+    """
+    inputs = body.get("inputs") if isinstance(body, dict) else None
+    if not isinstance(inputs, list) or len(inputs) != 1 or not isinstance(inputs[0], dict):
+        raise RequestError(400, 'Expected key "inputs" with one tensor in the request body.')
+    if inputs[0].get("datatype") != "BYTES" or not isinstance(inputs[0].get("data"), list):
+        raise RequestError(400, "inputs[0] must be a tensor of BYTES, with its texts as data.")
+    return inputs[0]["data"]
+
+
 _READERS: dict[str, Callable[[dict], tuple[np.ndarray, str]]] = {
     TENSORFLOW: _tensorflow,
     SELDON: _seldon,

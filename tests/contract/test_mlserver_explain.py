@@ -24,6 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from helpers import artifacts
 from helpers.client import Client
 from helpers.serving.common.errors import RequestError
+from helpers.serving.explain.methods import method_class
 from helpers.serving.explain.model_client import ModelClient
 from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.payloads import V2
@@ -415,6 +416,25 @@ def test_every_tag_of_seldons_operator_has_its_name() -> None:
     assert {re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in TAGS.values()} == {
         tag.replace("anchor_image", "anchor_images") if tag != "ALE" else "a_l_e" for tag in TAGS
     }
+
+
+@pytest.mark.parametrize(
+    ("tensor", "told"),
+    [
+        ({"datatype": "BYTES", "shape": [2, 1], "data": ["a text", "another"]}, None),
+        ({"datatype": "FP64", "shape": [1], "data": [1.0]}, "a tensor of BYTES"),
+        ({"datatype": "BYTES", "shape": [1], "data": [" "]}, "inputs[0].data holds something else"),
+        (None, "one tensor"),
+    ],
+)
+def test_texts_come_as_a_tensor_of_bytes(tensor: dict | None, told: str | None) -> None:
+    request = {"inputs": [{"name": "x", **tensor}] if tensor else []}
+    method = method_class("AnchorText")()
+    if told is None:
+        assert method.read(request, V2) == ["a text", "another"]
+        return
+    with pytest.raises(RequestError, match=re.escape(told)):
+        method.read(request, V2)
 
 
 # The model client ---------------------------------------------------------------------------------

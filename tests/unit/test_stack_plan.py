@@ -756,6 +756,14 @@ def test_v2_explainers_that_cannot_be(
     assert told in refusal(over_v2(container, **config))
 
 
+def test_an_explainers_config_has_the_options_of_production() -> None:
+    served = predictor(explainer=anchors(threshold="0.9", deadline_seconds="5"))
+    (made,) = make(model(predictors=[served])).models.values()
+    assert running(made.servers[1])[0][-2:] == ["--deadline_seconds=5", "--threshold=0.9"]
+    wrong = predictor(explainer=anchors(deadline_seconds="0"))
+    assert "explainer.config.deadline_seconds: " in refusal(model(predictors=[wrong]))
+
+
 def test_our_image_as_explainer_of_the_other_protocols() -> None:
     command = ["python", "-m", "helpers.serving.explain"]
     container = {"image": "walkthrough/serving:0.1.0", "command": command}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from mlserver.errors import MLServerError
 from mlserver.server import MLServer
 from mlserver.settings import ModelParameters, ModelSettings, Settings
 
@@ -56,7 +58,10 @@ async def serve(model: ModelSettings) -> None:
         load_models_at_startup=False,
         debug=False,
     )
-    await MLServer(settings).start([model])
+    server = MLServer(settings)
+    await server.start([model])
+    with contextlib.suppress(MLServerError):  # it was not there yet
+        await server._model_registry.unload(model.name)  # which it leaves undone when it stops
 
 
 def main(argv: Sequence[str] | None = None) -> None:

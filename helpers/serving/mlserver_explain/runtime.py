@@ -21,7 +21,8 @@ from starlette.responses import Response
 from helpers.errors import WalkthroughError
 from helpers.serving.common.errors import RequestError, ServingError
 from helpers.serving.explain import cli
-from helpers.serving.explain.app import ExplainServer
+from helpers.serving.explain.app import ExplainServer, Reply
+from helpers.serving.explain.production.pipeline import Asked
 from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.payloads import V2
 
@@ -58,19 +59,21 @@ class ExplainModel(MLModel):
         """Begin to load; a model that does not answer yet would hold up MLServer's start and stop."""
         try:
             self._server = build(self.settings)
+            await self._server.start()
         except WalkthroughError as problem:
             _give_up(f"{self.name}: {problem}")
-        except SystemExit:  # argparse has said why; raised here, it would end in MLServer's tracebacks
+        except (
+            SystemExit
+        ):  # argparse has said why; raised here, it would end in MLServer's tracebacks
             _give_up("")
         start = self._loaded().service.start
         threading.Thread(target=start, args=(_give_up,), name="loader", daemon=True).start()
         return True
 
     async def unload(self) -> bool:
-        """Stop waiting for the model."""
+        """Stop what runs beside the requests."""
         if self._server is not None:
-            self._server.service.stop()
-            self._server.worker.shutdown(wait=False, cancel_futures=True)
+            await self._server.close()
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
@@ -79,21 +82,26 @@ class ExplainModel(MLModel):
         Raises:
             MLServerError: 400 the request is refused, 502 or 503 the model fails.
         """
-        explanation = await self._explain(payload)
+        reply = await self._explain(payload)
         method = (self.settings.parameters.extra or {})["explainer_type"]
         return InferenceResponse(
             model_name=self.name,
             model_version=self.version,
-            outputs=[StringCodec.encode_output(OUTPUT, [explanation.decode()])],
+            outputs=[StringCodec.encode_output(OUTPUT, [reply.content.decode()])],
             parameters=Parameters(
-                headers={"x-seldon-alibi-type": OUTPUT, "x-seldon-alibi-method": method}
+                headers={
+                    **reply.headers,
+                    "x-seldon-alibi-type": OUTPUT,
+                    "x-seldon-alibi-method": method,
+                }
             ),
         )
 
     @custom_handler(rest_path="/explain")
     async def explain(self, payload: InferenceRequest) -> Response:
         """Return the explanation alone, in no protocol's envelope."""
-        return Response(await self._explain(payload), media_type="application/json")
+        reply = await self._explain(payload)
+        return Response(reply.content, headers=dict(reply.headers), media_type="application/json")
 
     @custom_handler(rest_path="/metrics", rest_method="GET")
     async def metrics(self) -> Response:
@@ -106,10 +114,10 @@ class ExplainModel(MLModel):
             raise MLServerError(f"{self.name} is being loaded.", 503)
         return self._server
 
-    async def _explain(self, payload: InferenceRequest) -> bytes:
+    async def _explain(self, payload: InferenceRequest) -> Reply:
         code, server = 200, self._loaded()
         try:
-            return await server.explain(_body(payload), _never)
+            return await server.answer(_body(payload), _never, _asked(payload, server))
         except RequestError as problem:
             code = problem.status
             raise MLServerError(problem.message, code) from problem
@@ -147,7 +155,19 @@ def build(settings: ModelSettings) -> ExplainServer:
         ]
     )
     args.protocol = V2  # the explain server itself speaks the two others only
-    return cli.build(args)
+    server = cli.build(args)
+    if server.production.jobs is not None:
+        raise ServingError("explanations that are polled for have no path in the v2 protocol.")
+    return server
+
+
+def _asked(payload: InferenceRequest, server: ExplainServer) -> Asked:
+    """Return who asks, by the headers that MLServer puts into a request's parameters."""
+    headers = (payload.parameters.headers if payload.parameters else None) or {}
+    by = server.production.settings.audit_caller_header
+    caller = headers.get(by.lower(), "") if by else ""
+    request_id = headers.get("seldon-puid") or headers.get("x-request-id", "")
+    return Asked(request_id[:200], caller[:200])
 
 
 def _body(payload: InferenceRequest) -> dict[str, Any]:

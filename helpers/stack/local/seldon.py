@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from helpers.errors import ManifestError, StackError, WalkthroughError
 from helpers.serving import program
 from helpers.serving.explain.methods import METHODS, method_class
+from helpers.serving.explain.production.settings import ProductionSettings
 from helpers.serving.gateway import routes
 from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.storage import locate
@@ -355,14 +356,25 @@ def _explainer_arguments(
 def _check_config(method: str, config: Mapping[str, str], place: str) -> None:
     """Refuse what the explainer would end with, again and again."""
     options = method_class(method).options
-    unknown = sorted(config.keys() - options.model_fields.keys())
+    unknown = sorted(
+        config.keys() - options.model_fields.keys() - ProductionSettings.model_fields.keys()
+    )
     if unknown:
         raise ManifestError(
             f"{place}.{unknown[0]}: {method} has no such option; it has "
             f"{', '.join(options.model_fields)}."
         )
     try:
-        options.model_validate(config)
+        options.model_validate(
+            {name: value for name, value in config.items() if name in options.model_fields}
+        )
+        ProductionSettings.model_validate(
+            {
+                name: value
+                for name, value in config.items()
+                if name in ProductionSettings.model_fields
+            }
+        )
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))

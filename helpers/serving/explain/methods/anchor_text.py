@@ -15,7 +15,7 @@ from helpers.serving.common.errors import RequestError, ServingError
 from helpers.serving.explain.lean_alibi import hidden
 from helpers.serving.explain.methods import anchors
 from helpers.serving.explain.methods.base import CONFIG_ONLY, Explained, Method
-from helpers.serving.payloads import TENSORFLOW, read_seldon_message
+from helpers.serving.payloads import TENSORFLOW, V2, read_seldon_message, read_v2_texts
 from helpers.serving.storage import Location
 
 MOST_CHARACTERS = 10_000  # of one text
@@ -96,9 +96,11 @@ class AnchorText(Method):
         Raises:
             RequestError: 400.
         """
-        where = "instances" if protocol == TENSORFLOW else "data.ndarray"
+        where = {TENSORFLOW: "instances", V2: "inputs[0].data"}.get(protocol, "data.ndarray")
         if protocol == TENSORFLOW:
             given = body.get("instances") if isinstance(body, dict) else None
+        elif protocol == V2:
+            given = read_v2_texts(body)
         else:
             given = read_seldon_message(body, "request")
         if not isinstance(given, list) or not given:
