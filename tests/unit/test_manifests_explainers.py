@@ -1,0 +1,91 @@
+"""The manifests of explainers of tables and texts: the model's own plus an explainer that our server takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from helpers import artifacts
+from helpers.serving.explain import cli
+from helpers.serving.explain.methods import METHODS, method_class
+from helpers.serving.storage import locate
+
+MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
+FILES = {
+    "credit-risk-anchor-tabular": "credit-risk",
+    "credit-risk-kernel-shap": "credit-risk",
+    "credit-risk-tree-shap": "credit-risk",
+    "credit-network-integrated-gradients": "credit-network",
+    "breast-cancer-ale": "breast-cancer",
+    "tickets-anchor-text": "tickets",
+}
+EACH = pytest.mark.parametrize("file", FILES)
+
+
+def read(file: str) -> dict[str, Any]:
+    (document,) = yaml.safe_load_all((MANIFESTS / file).read_text(encoding="utf-8"))
+    return document
+
+
+def predictor(deployment: dict[str, Any]) -> dict[str, Any]:
+    (one,) = deployment["spec"]["predictors"]
+    return one
+
+
+def test_every_method_has_a_manifest():
+    types = {
+        predictor(read(f"explainers/{path.name}"))["explainer"]["type"]
+        for path in (MANIFESTS / "explainers").glob("*.yaml")
+    }
+    assert types == set(METHODS)
+
+
+@EACH
+def test_it_is_the_plain_model_with_an_explainer(file: str):
+    explained = read(f"explainers/{file}.yaml")
+    explainer = predictor(explained).pop("explainer")
+    assert explained == read(f"model/{FILES[file]}.yaml")
+    assert explainer["containerSpec"]["name"] == f"{FILES[file]}-default-explainer"
+    assert "args" not in explainer["containerSpec"]  # the operator would overwrite them
+
+
+@EACH
+def test_our_server_takes_what_the_operator_makes_of_it(file: str):
+    deployment = read(f"explainers/{file}.yaml")
+    explainer = predictor(deployment)["explainer"]
+    args = cli.parser().parse_args(
+        [
+            f"--model_name={predictor(deployment)['graph']['name']}",
+            "--predictor_host=model:8000",
+            f"--protocol={deployment['spec']['protocol']}.http",
+            "--http_port=9000",
+            f"--storage_uri={explainer['modelUri']}",
+            explainer["type"],
+            *[f"--{key}={value}" for key, value in sorted(explainer.get("config", {}).items())],
+        ]
+    )
+    server = cli.build(args)
+    told = json.loads(server.options.model_dump_json())
+    for key, value in explainer.get("config", {}).items():
+        assert told[key] == json.loads(value)
+    assert server.service.location == locate(explainer["modelUri"])
+    artifacts.verify(server.service.location.dataset, server.service.location.name)
+
+
+@EACH
+def test_the_explainer_is_of_the_model_that_is_served(file: str):
+    one = predictor(read(f"explainers/{file}.yaml"))
+    served, explained = locate(one["graph"]["modelUri"]), locate(one["explainer"]["modelUri"])
+    assert served.dataset == explained.dataset
+    white_box = not method_class(one["explainer"]["type"]).asks_model
+    if white_box and one["explainer"]["type"] == "IntegratedGradients":
+        assert served == explained  # the same artefact: the network cannot be another one
+    if one["graph"]["implementation"] == "SKLEARN_SERVER":
+        assert (served.folder / "model.joblib").is_file()
+    else:
+        assert (served.folder / "1" / "saved_model.pb").is_file()
+        assert (served.folder / "model.h5").is_file()
