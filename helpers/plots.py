@@ -334,7 +334,12 @@ def drift_windows(answers: dict[str, dict], floor: float = 1e-30) -> None:
         for place in places[mask]:
             spread = np.full(len(distances[place]), place)
             lower.scatter(spread, distances[place], color=color, s=8, alpha=0.5)
-    upper.set(yscale="log", ylim=(floor / 30, 30), ylabel="smallest p-value", title="By window")
+    upper.set(
+        yscale="log",
+        ylim=(floor / 30, 30),
+        ylabel="smallest p-value",
+        title="Each window against the reference",
+    )
     if (p_vals <= floor).any():
         upper.text(
             0.005, 0.04, f"bottom: {floor:.0e} or less", transform=upper.transAxes, color=GREY
