@@ -8,13 +8,14 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
+import numpy as np
 import orjson
 from tenacity import RetryCallState, Retrying, retry_if_exception, retry_if_result
 from tenacity.stop import stop_after_attempt, stop_after_delay
 from tenacity.wait import wait_exponential
 
 from helpers.client.answers import Explanation, Prediction
-from helpers.client.protocols import as_rows, numbers, protocol_of, write
+from helpers.client.protocols import as_instances, as_rows, numbers, protocol_of, write
 from helpers.client.refusals import refused, unanswered, unreadable
 from helpers.errors import ClientError
 
@@ -84,7 +85,7 @@ class Client:
         """Return the model's answer to instances (n, …).
 
         Args:
-            x: one row for each instance.
+            x: one row for each instance, or a list of texts.
             request_id: sent as `Seldon-Puid`; the orchestrator makes one otherwise.
             skip_logging: the request and its answer go to no event broker.
 
@@ -108,10 +109,11 @@ class Client:
     def explain(
         self, x: Any, *, seed: int | None = None, threshold: float | None = None, **options: Any
     ) -> Explanation:
-        """Return the explainer's answer for one instance.
+        """Return the explainer's answer for one instance or several.
 
         Args:
-            x: an image (height, width, 3) or a batch of one.
+            x: a row (features,), an image (height, width, 3), a text, or a batch of any of them; each
+                method says in its own way what it answers to a batch.
             seed: makes the explanation repeatable; drawn by the server otherwise.
             threshold: precision that the anchor must have; the manifest's otherwise.
             options: further ones of the method, e.g. `tau=0.2`.
@@ -119,12 +121,12 @@ class Client:
         Raises:
             ClientError: refused or not answered.
         """
-        rows = as_rows(x)
+        rows = as_instances(x)
+        if isinstance(rows, np.ndarray) and rows.ndim in (1, 3):
+            rows = rows[None]
         given = {"seed": seed, "threshold": threshold} | options
         parameters = {name: value for name, value in given.items() if value is not None}
-        body = write(
-            self.protocol.explain_request(rows[None] if rows.ndim in (1, 3) else rows, parameters)
-        )
+        body = write(self.protocol.explain_request(rows, parameters))
         url = f"{self.url}-explainer/{self.predictor}{self.protocol.explain_path}"
         started = time.perf_counter()
         answer = self._send("POST", url, body, {}, timeout=max(EXPLAIN_SECONDS, self.timeout))
@@ -195,8 +197,8 @@ class Client:
             return False
 
     def encode(self, x: Any) -> bytes:
-        """Return the body of a prediction request for instances (n, …)."""
-        return write(self.protocol.request(as_rows(x)))
+        """Return the body of a prediction request for instances (n, …) or n texts."""
+        return write(self.protocol.request(as_instances(x)))
 
     def _get(self, path: str) -> dict[str, Any]:
         answer = self._send("GET", self.url + path, b"", {})

@@ -42,6 +42,20 @@ def as_rows(x: Any, name: str = "x") -> np.ndarray:
     return rows
 
 
+def as_instances(x: Any) -> np.ndarray | list[str]:
+    """Return instances as JSON can carry them: texts as a list, one text as a list of one, numbers as
+    `as_rows` returns them.
+
+    Raises:
+        ClientError: as `as_rows`.
+    """
+    if isinstance(x, str):
+        return [x]
+    if isinstance(x, list | tuple) and x and all(isinstance(one, str) for one in x):
+        return list(x)
+    return as_rows(x)
+
+
 def one_hot(labels: Any, classes: int = 10) -> np.ndarray:
     """Return labels (n,) as rows (n, classes) with a 1 at the label, float64."""
     return np.eye(classes)[np.atleast_1d(labels)]
@@ -59,8 +73,8 @@ class Protocol(ABC):
     status_path: str
 
     @abstractmethod
-    def request(self, rows: np.ndarray) -> dict[str, Any]:
-        """Return the body that carries rows (n, …)."""
+    def request(self, rows: np.ndarray | list[str]) -> dict[str, Any]:
+        """Return the body that carries rows (n, …) or n texts."""
 
     @abstractmethod
     def rows(self, answer: Any) -> Any:
@@ -70,7 +84,9 @@ class Protocol(ABC):
             KeyError, TypeError, IndexError: it has none.
         """
 
-    def explain_request(self, rows: np.ndarray, parameters: dict[str, Any]) -> dict[str, Any]:
+    def explain_request(
+        self, rows: np.ndarray | list[str], parameters: dict[str, Any]
+    ) -> dict[str, Any]:
         """Return the body of a request for an explanation."""
         body = self.request(rows)
         return body | {"parameters": parameters} if parameters else body
@@ -90,7 +106,7 @@ class Tensorflow(Protocol):
         self.metadata_path = f"/v1/models/{model}/metadata"
         self.status_path = f"/v1/models/{model}"
 
-    def request(self, rows: np.ndarray) -> dict[str, Any]:
+    def request(self, rows: np.ndarray | list[str]) -> dict[str, Any]:
         return {"instances": rows}
 
     def rows(self, answer: Any) -> Any:
@@ -107,7 +123,7 @@ class Seldon(Protocol):
         self.metadata_path = "/api/v1.0/metadata"
         self.status_path = "/api/v1.0/health/status"
 
-    def request(self, rows: np.ndarray) -> dict[str, Any]:
+    def request(self, rows: np.ndarray | list[str]) -> dict[str, Any]:
         return {"data": {"ndarray": rows}}
 
     def rows(self, answer: Any) -> Any:
@@ -127,7 +143,14 @@ class V2(Protocol):
         self.metadata_path = f"/v2/models/{model}"
         self.status_path = f"/v2/models/{model}/ready"
 
-    def request(self, rows: np.ndarray) -> dict[str, Any]:
+    def request(self, rows: np.ndarray | list[str]) -> dict[str, Any]:
+        if isinstance(rows, list):
+            tensor = {"name": "predict", "shape": [len(rows), 1], "datatype": "BYTES"}
+            as_text = {"content_type": "str"}  # or MLServer hands the model bytes
+            return {
+                "parameters": as_text,
+                "inputs": [tensor | {"data": rows, "parameters": as_text}],
+            }
         kind, bits = rows.dtype.kind, 8 * rows.dtype.itemsize
         datatype = "BOOL" if kind == "b" else f"{_V2_TYPES[kind]}{bits}"
         tensor = {"name": "predict", "shape": rows.shape, "datatype": datatype}
@@ -137,10 +160,15 @@ class V2(Protocol):
         tensor = answer["outputs"][0]
         return np.reshape(tensor["data"], tensor["shape"])
 
-    def explain_request(self, rows: np.ndarray, parameters: dict[str, Any]) -> dict[str, Any]:
+    def explain_request(
+        self, rows: np.ndarray | list[str], parameters: dict[str, Any]
+    ) -> dict[str, Any]:
         # Where MLServer's explainers look for them.
         body = self.request(rows)
-        return body | {"parameters": {"explain_parameters": parameters}} if parameters else body
+        if not parameters:
+            return body
+        told = body.get("parameters", {}) | {"explain_parameters": parameters}
+        return body | {"parameters": told}
 
     def explanation(self, answer: Any) -> Any:
         return orjson.loads(answer["outputs"][0]["data"][0])

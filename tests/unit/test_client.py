@@ -118,6 +118,54 @@ def test_v2_names_the_type(dtype: str, name: str) -> None:
     assert (tensor["datatype"], tensor["shape"], tensor["data"]) == (name, [1, 2], [1, 1])
 
 
+TEXTS = ["a text", "another"]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "answer", "body"),
+    [
+        ("tensorflow", {"predictions": Y}, {"instances": TEXTS}),
+        ("seldon", {"data": {"ndarray": Y}}, {"data": {"ndarray": TEXTS}}),
+        (
+            "v2",
+            {"outputs": [{"shape": [2, 2], "data": np.ravel(Y).tolist()}]},
+            {
+                "parameters": {"content_type": "str"},
+                "inputs": [
+                    {
+                        "name": "predict",
+                        "shape": [2, 1],
+                        "datatype": "BYTES",
+                        "data": TEXTS,
+                        "parameters": {"content_type": "str"},
+                    }
+                ],
+            },
+        ),
+    ],
+)
+def test_texts(protocol: str, answer: dict, body: dict) -> None:
+    answers = Answers(answer)
+    np.testing.assert_array_equal(client(answers, protocol=protocol).predict(TEXTS).y, Y)
+    assert answers.body == body
+
+
+@pytest.mark.parametrize("protocol", ["tensorflow", "seldon", "v2"])
+def test_one_text_is_explained_as_a_batch_of_one(protocol: str) -> None:
+    answer = {"outputs": [{"data": [orjson.dumps(EXPLANATION).decode()]}]}
+    answers = Answers(answer if protocol == "v2" else EXPLANATION)
+    asking = client(answers, protocol=protocol)
+    asking.explain(TEXTS[0], seed=7)
+    asking.explain(TEXTS[:1], seed=7)
+    one, batch = (orjson.loads(request.content) for request in answers.asked)
+    assert one == batch
+    told = one["parameters"]
+    if protocol == "v2":
+        assert told == {"content_type": "str", "explain_parameters": {"seed": 7}}
+    else:
+        assert told == {"seed": 7}
+
+
 def test_the_id_and_the_wish_not_to_be_logged_are_headers() -> None:
     answers = Answers({"predictions": Y})
     asking = client(answers)
@@ -370,7 +418,8 @@ def test_an_answer_of_another_protocol_is_said_to_be_one(answer: Any) -> None:
         ([[1.0, np.nan]], "NaN"),
         ([[np.inf]], "infinity"),
         ([[1], [1, 2]], "array of numbers"),
-        (["text"], "array of numbers"),
+        (["text", 1], "array of numbers"),
+        ([["text"]], "array of numbers"),
     ],
 )
 def test_what_json_cannot_carry_is_not_sent(x: Any, why: str) -> None:
