@@ -709,6 +709,7 @@ BAD = {
     "previous alone": ("KernelShap", ["--previous_signing_key=env:OLD_KEY"], "signing_key"),
     "missing template": ("KernelShap", ["--people_template=/nowhere/t.yaml"], "/nowhere/t.yaml"),
     "template of ALE": ("ALE", ["--people_template=x"], "ALE"),
+    "stability of ALE": ("ALE", ["--stability_share=0.1"], "stability_share"),
     "redaction of images": (
         "AnchorImages",
         ["--redact_features=a", "--redaction_key=env:REDACTION_KEY"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -152,6 +153,26 @@ def test_an_explanation_is_made_again_with_other_seeds() -> None:
         expected = similarities([{"income"}, {"income", "age"}, {"income"}, {"income", "age"}])
         assert server.value("_index", similarity="jaccard") == pytest.approx(expected["jaccard"])
         assert server.value("_count", similarity="jaccard") == 1
+
+    run(scenario)
+
+
+def test_the_first_explanation_is_read_only_when_it_is_taken_and_nobody_waits() -> None:
+    async def scenario(server: Server) -> None:
+        loop_thread, threads = threading.get_ident(), []
+
+        def read() -> Reading:
+            threads.append(threading.get_ident())
+            return {"income"}
+
+        server.clients = 1
+        server.stability.offer(read, 7, server.again)
+        await asyncio.sleep(0.1)
+        assert threads == []
+        server.clients = 0
+        await server.counted("measured")
+        assert len(threads) == 1
+        assert threads[0] != loop_thread
 
     run(scenario)
 

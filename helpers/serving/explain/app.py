@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from helpers.serving.common.app import JSON, create_app
 from helpers.serving.common.body import read_json
-from helpers.serving.common.errors import RequestError, ServingError, plain_error, seldon_error
+from helpers.serving.common.errors import RequestError, plain_error, seldon_error
 from helpers.serving.common.metrics import new_registry
 from helpers.serving.explain.measures import Measures
 from helpers.serving.explain.methods.base import Options
@@ -272,8 +272,7 @@ class ExplainServer:
             except Exception as problem:
                 raise production.refusal(problem, wanted.instances) from None
 
-        with contextlib.suppress(ServingError):
-            self.stability.offer(production.reading(content), wanted.seed, again)
+        self.stability.offer(lambda: production.reading(content), wanted.seed, again)
 
     def _read(self, body: Any, limit: float | None) -> Wanted:
         """Return what a request wants.

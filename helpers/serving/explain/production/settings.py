@@ -153,6 +153,8 @@ def read_settings(given: Mapping[str, Any], method: str, asks_model: bool) -> Pr
         raise ServingError(
             f"--people_template: {method} explains the whole model; there is no answer to put into words."
         )
+    if method in GLOBAL and settings.stability_share:
+        raise ServingError(f"--stability_share: {method} draws nothing at random.")
     if method == "AnchorImages" and settings.redact_features:
         raise ServingError("--redact_features: the parts of an image have no names to redact.")
     if settings.caches and asks_model and not (settings.model_uri or settings.model_version):

@@ -35,7 +35,7 @@ import random
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -117,11 +117,12 @@ class StabilitySettings:
 
 @dataclass(slots=True)
 class _Sample:
-    readings: list[Reading]
+    first: Reading | Callable[[], Reading]
     seeds: list[int]
     again: Again
     offered: float
     tries: int = 0
+    readings: list[Reading] = field(default_factory=list)
 
 
 class Stability:
@@ -182,11 +183,11 @@ class Stability:
         """Begin; called on the event loop."""
         self._task = asyncio.create_task(self._work())
 
-    def offer(self, reading: Reading, seed: int, again: Again) -> bool:
+    def offer(self, reading: Reading | Callable[[], Reading], seed: int, again: Again) -> bool:
         """Take an explanation, perhaps, to be made again later; called on the event loop.
 
         Args:
-            reading: of the explanation that the client got.
+            reading: of the explanation that the client got, or what reads it, in a thread, later.
             seed: that it was made with.
             again: makes another; holds the inputs, until it has been measured.
 
@@ -199,7 +200,7 @@ class Stability:
             self._waiting.popleft()
             self._counts["dropped"].inc()
         seeds = other_seeds(seed, self.settings.seeds)
-        self._waiting.append(_Sample([reading], seeds, again, time.monotonic()))
+        self._waiting.append(_Sample(reading, seeds, again, time.monotonic()))
         self._come.set()
         return True
 
@@ -252,6 +253,9 @@ class Stability:
 
     async def _go_on(self, sample: _Sample) -> bool:
         """Make what is missing of a sample; False where a client came between."""
+        if not sample.readings:
+            first = sample.first
+            sample.readings.append(await asyncio.to_thread(first) if callable(first) else first)
         while sample.seeds:
             if not self._idle():
                 return False
