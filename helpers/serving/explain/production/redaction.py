@@ -45,6 +45,7 @@ RESULTS = frozenset(
 )
 CONDITIONS = frozenset(("anchor", "names"))
 NOT_SHOWN = "(not shown)"
+_SMALL = re.compile(r"-?\d(\.0*)?")  # stands in every other text
 
 
 class Redaction:
@@ -262,13 +263,12 @@ def _any_of(words: Iterable[str]) -> re.Pattern[str]:
 
 
 def _tokens(values: Iterable[Any]) -> set[str]:
-    """Return how values may stand in a text; a small whole number stands in every other text."""
+    """Return how values may stand in a text, but for small whole numbers."""
     tokens: set[str] = set()
     for value in values:
         if isinstance(value, str) and len(value) > 2:
             tokens.add(value.casefold())
-        elif isinstance(value, int | float) and (abs(value) >= 10 or value != int(value)):
-            tokens |= {repr(value), f"{value:g}", f"{value:.2f}"}
-            if value == int(value):
-                tokens.add(str(int(value)))
-    return tokens
+        elif isinstance(value, int | float) and (abs(value) >= 10 or value % 1):
+            tokens |= {repr(value), str(int(value)), f"{value:g}"}
+            tokens |= {f"{value:{comma}.{places}f}" for comma in ("", ",") for places in range(7)}
+    return {token for token in tokens if not _SMALL.fullmatch(token)}
