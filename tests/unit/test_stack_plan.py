@@ -761,7 +761,9 @@ def test_an_explainers_config_has_the_options_of_production() -> None:
     (made,) = make(model(predictors=[served])).models.values()
     assert running(made.servers[1])[0][-2:] == ["--deadline_seconds=5", "--threshold=0.9"]
     wrong = predictor(explainer=anchors(deadline_seconds="0"))
-    assert "explainer.config.deadline_seconds: " in refusal(model(predictors=[wrong]))
+    assert "explainer.config: --deadline_seconds=0: " in refusal(model(predictors=[wrong]))
+    alone = predictor(explainer=anchors(previous_signing_key="env:OLD_KEY"))
+    assert "--previous_signing_key needs --signing_key" in refusal(model(predictors=[alone]))
 
 
 def test_our_image_as_explainer_of_the_other_protocols() -> None:

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 
 from helpers.errors import ManifestError, StackError, WalkthroughError
 from helpers.serving import program
+from helpers.serving.common.errors import ServingError
 from helpers.serving.explain.methods import METHODS, method_class
-from helpers.serving.explain.production.settings import ProductionSettings
+from helpers.serving.explain.production.settings import ProductionSettings, read_settings
 from helpers.serving.gateway import routes
 from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.storage import locate
@@ -355,10 +356,9 @@ def _explainer_arguments(
 
 def _check_config(method: str, config: Mapping[str, str], place: str) -> None:
     """Refuse what the explainer would end with, again and again."""
-    options = method_class(method).options
-    unknown = sorted(
-        config.keys() - options.model_fields.keys() - ProductionSettings.model_fields.keys()
-    )
+    kind = method_class(method)
+    options, production = kind.options, ProductionSettings.model_fields
+    unknown = sorted(config.keys() - options.model_fields.keys() - production.keys())
     if unknown:
         raise ManifestError(
             f"{place}.{unknown[0]}: {method} has no such option; it has "
@@ -368,13 +368,13 @@ def _check_config(method: str, config: Mapping[str, str], place: str) -> None:
         options.model_validate(
             {name: value for name, value in config.items() if name in options.model_fields}
         )
-        ProductionSettings.model_validate(
-            {
-                name: value
-                for name, value in config.items()
-                if name in ProductionSettings.model_fields
-            }
+        read_settings(
+            {name: value for name, value in config.items() if name in production},
+            method,
+            kind.asks_model,
         )
+    except ServingError as problem:
+        raise ManifestError(f"{place}: {problem}") from problem
     except ValidationError as problem:
         first = problem.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"]))
