@@ -58,6 +58,7 @@ EXAMPLES = pytest.mark.parametrize(
         "eventing/broker.yaml",
         "eventing/trigger-drift-ks.yaml",
         "explainers/cifar10-explained.yaml",
+        "kserve/cifar10.yaml",
         "storage/s3-credentials.yaml",
     ],
 )
