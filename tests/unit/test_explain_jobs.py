@@ -102,7 +102,9 @@ def test_a_job_is_pending_then_done_and_kept() -> None:
         held.go.set()
         done = await jobs.ended(id)
         assert (done.state, done.result) == ("done", b"{}")
-        assert done.as_json() == {"id": id, "state": "done", "expires_in_seconds": 599}
+        shown = done.as_json()
+        assert 590 <= shown.pop("expires_in_seconds") <= 600
+        assert shown == {"id": id, "state": "done"}
         assert jobs.status(id).result == b"{}", "polled again it is still there"
         assert jobs.value("jobs_ended", result="done") == 1
         assert jobs.value("job_seconds_count") == 1
@@ -167,7 +169,7 @@ def test_more_than_the_limit_is_429_until_results_expire() -> None:
         jobs.submit(quick())
         assert jobs.value("jobs_ended", result="refused") == 2
 
-    run(scenario, max_jobs=2, keep_seconds=0.3)
+    run(scenario, max_jobs=2, keep_seconds=1)
 
 
 def test_results_go_in_time_though_nobody_asks() -> None:
