@@ -114,7 +114,10 @@ PROTOCOLS = pytest.mark.parametrize("protocol", [SELDON, TENSORFLOW])
 
 @contextmanager
 def serving(
-    case: Case, protocol: str = SELDON, options: tuple[str, ...] = ()
+    case: Case,
+    protocol: str = SELDON,
+    options: tuple[str, ...] = (),
+    transport: httpx.BaseTransport | None = None,
 ) -> Iterator[tuple[TestClient, Model | None]]:
     """Start the server of a command line, its model in this process."""
     arguments = [
@@ -130,6 +133,7 @@ def serving(
     if case.model is not None:
         model = Model(case.model)
         transport = httpx.MockTransport(model.answer)
+    if transport is not None:
         server.service.predictions = ReusedPredictions(
             ModelClient("model:9000", protocol, "m", transport), True
         )
@@ -382,6 +386,26 @@ def test_it_is_the_anchor_that_alibi_finds_under_the_seed(method: str, started: 
         np.random.set_state(state)
 
 
+def test_a_batch_of_images_lists_what_each_gets_alone() -> None:
+    images = np.random.default_rng(0).random((3, 32, 32, 3), np.float32)
+    for number, image in enumerate(images):  # the class is the third that has its texture
+        part = slice(11 * number, 11 * number + 11)
+        image[:, : part.start], image[:, part.stop :] = 0.5, 0.5
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        rows = np.array(json.loads(request.content)["instances"])
+        thirds = [part.std(axis=(1, 2, 3)) for part in np.array_split(rows, 3, axis=2)]
+        return httpx.Response(200, json={"predictions": np.stack(thirds, 1).tolist()})
+
+    case = Case("AnchorImages", "cifar10/anchor_images", None, images, {"coverage_samples": 200})
+    with serving(case, TENSORFLOW, transport=httpx.MockTransport(answer)) as (client, _):
+        together = ask(client, case.body(3, TENSORFLOW, seed=2), TENSORFLOW)["data"]
+        for number, one in enumerate(together["explanations"]):
+            alone = case.only(number).body(1, TENSORFLOW, seed=2)
+            assert ask(client, alone, TENSORFLOW)["data"] == one
+            assert one["raw"]["prediction"] == [number]
+
+
 def test_an_anchor_of_a_default_is_the_credit_history(started: Started) -> None:
     client, model = started("AnchorTabular")
     history = credit_risk.FEATURE_NAMES.index("credit_history")
@@ -530,6 +554,14 @@ def test_a_row_of_a_batch_gets_what_it_gets_alone(method: str, started: Started)
         np.testing.assert_allclose(
             attributions(case.only(number).body(seed=4))[:, 0], together[:, number], atol=1e-6
         )
+
+
+@pytest.mark.parametrize("method", ["KernelShap", "TreeShap"])
+def test_attributions_are_not_logged(method: str, started: Started, caplog: Any) -> None:
+    client, _ = started(method)
+    with caplog.at_level("INFO"):
+        ask(client, CASES[method].body())
+    assert not [record for record in caplog.records if record.name.startswith("shap")]
 
 
 def test_kernel_shap_with_few_coalitions_is_random_and_repeatable(started: Started) -> None:

@@ -10,6 +10,7 @@ Arguments, paths and responses are those of Seldon's alibiexplainer 1.19.
 - `model_client`   predictions of the deployed model, over HTTP
 - `reuse`          each distinct input is predicted once in an explanation
 - `image_sampling` AnchorImage's sampler, which builds each distinct image once
+- `text_sampling`  AnchorText's sampler, which keeps masks instead of texts
 - `lean_alibi`     lets alibi be imported in parts, and without TensorFlow
 - `measures`       what is counted and timed
 """

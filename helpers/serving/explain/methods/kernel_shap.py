@@ -17,7 +17,7 @@ from helpers.quiet import quiet_libraries
 from helpers.serving.common.errors import ServingError
 from helpers.serving.explain.methods.base import Explained, Method, Options
 from helpers.serving.explain.methods.batches import each, refuse_more_than, with_seed
-from helpers.serving.explain.methods.shapley import together
+from helpers.serving.explain.methods.shapley import silence_shap, together
 from helpers.serving.payloads import check_shape
 from helpers.serving.storage import Location
 
@@ -63,6 +63,7 @@ class KernelShap(Method):
                 "the artefact groups its features or is distributed; neither is supported."
             )
         self.explainer = explainer
+        silence_shap()
 
     @property
     def background(self) -> np.ndarray:

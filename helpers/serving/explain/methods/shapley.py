@@ -1,11 +1,17 @@
-"""What KernelShap and TreeShap share: explanations of single rows put together to one of all rows."""
+"""What KernelShap and TreeShap share."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+
+def silence_shap() -> None:
+    """shap logs every attribution that it computes: whoever reads a log would know the instances."""
+    logging.getLogger("shap").setLevel(logging.ERROR)
 
 
 def together(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:

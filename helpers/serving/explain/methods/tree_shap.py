@@ -17,6 +17,7 @@ from helpers.quiet import quiet_libraries
 from helpers.serving.common.errors import RequestError, ServingError
 from helpers.serving.explain.methods.base import Explained, Method, Options
 from helpers.serving.explain.methods.batches import refuse_more_than, with_seed
+from helpers.serving.explain.methods.shapley import silence_shap
 from helpers.serving.payloads import check_shape
 from helpers.serving.storage import Location
 
@@ -68,6 +69,7 @@ class TreeShap(Method):
                 f"the artefact holds {type(explainer).__name__}; TreeShap needs a TreeShap."
             )
         self.explainer = explainer
+        silence_shap()
 
     def connect(self, predict: Any) -> None:
         """The model is in the artefact."""
