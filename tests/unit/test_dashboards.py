@@ -48,7 +48,7 @@ from helpers.stack import ServerStatus
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "manifests/monitoring/dashboards"
 FILES = sorted(FOLDER.glob("*.json"))
-NAMES = ("drift", "explanations", "outliers", "serving", "statistical")
+NAMES = ("drift", "explanations", "explanations-production", "outliers", "serving", "statistical")
 START, END = 1_700_000_000.0, 1_700_000_060.0
 
 needs_prometheus = pytest.mark.skipif(
@@ -333,6 +333,20 @@ def test_panels_lie_where_the_grid_puts_them(write: Any, fake: FakePrometheus) -
     assert right.x1 <= 1
     assert figure.texts[0].get_text() == "Small"
     assert axes_of(figure, "Group").texts[0].get_text() == "Group"
+
+
+def test_only_the_upper_rows_are_drawn_if_asked(write: Any, fake: FakePrometheus) -> None:
+    fake.answers["up"] = [vector(1)]
+    upper = panel("stat", "Upper", gridPos={"x": 0, "y": 0, "w": 12, "h": 4})
+    lower = panel("stat", "Lower", gridPos={"x": 0, "y": 4, "w": 12, "h": 4})
+    path = write(upper, lower)
+    whole, part = draw(path, fake), draw(path, fake, rows=4)
+    assert "Lower" in texts(whole)
+    assert "Upper" in texts(part)
+    assert "Lower" not in texts(part)
+    assert part.get_figheight() < whole.get_figheight()
+    with pytest.raises(DashboardError, match="rows=3"):
+        draw(path, fake, rows=3)
 
 
 def test_variables_are_the_dashboards_own_or_the_given(write: Any, fake: FakePrometheus) -> None:
