@@ -242,6 +242,40 @@ def test_explanations_reach_the_explainer(path: str) -> None:
     run(scenario())
 
 
+def test_an_explanation_for_later_is_asked_for_and_fetched_through_the_gateway() -> None:
+    async def scenario() -> None:
+        told = {
+            "location": "../../v1/explanations/7",
+            "preference-applied": "respond-async",
+            "x-explanation-audit": "1:ab",
+            "x-explanation-source": "memory",
+            "x-other": "1",
+        }
+        headers = [*JSON, *((name.encode(), value.encode()) for name, value in told.items())]
+        world = World(deployment(predictors=[predictor(explainer=EXPLAINER)]))
+        world.servers.handlers[EXPLAINER] = lambda call: Answer(202, list(headers), b"{}")
+        response = await world.client.post(
+            "/seldon/default/cifar10-explainer/main/v1/models/:explain",
+            content=b"{}",
+            headers={"prefer": "respond-async"},
+        )
+        assert response.status_code == 202
+        del told["x-other"]
+        assert told.items() <= dict(response.headers).items()
+        assert "x-other" not in response.headers
+        place = response.request.url.join(response.headers["location"])
+        assert place.path == "/seldon/default/cifar10-explainer/main/v1/explanations/7"
+        await world.client.get("/seldon/default/cifar10-explainer/main/v1/explanations/7")
+        first, second = world.servers.calls
+        assert first.headers["prefer"] == "respond-async"
+        assert (second.method, second.path) == ("GET", "/v1/explanations/7")
+        # The model's own headers stay what they were.
+        world.servers.handlers[MODEL] = lambda call: Answer(200, list(headers), b"{}")
+        assert "location" not in (await world.get("/v1/models/classifier")).headers
+
+    run(scenario())
+
+
 def test_a_deployment_that_is_called_like_an_explainer() -> None:
     async def scenario() -> None:
         own = deployment("seldon", name="cifar10-explainer")

@@ -36,6 +36,10 @@ _PROBES = ("ready", "live", "prometheus")
 _PLACE = re.compile(r"/(seldon|predictor)/([^/]+)/([^/]+)(?:/(.*))?", re.DOTALL)
 _NOSNIFF = (b"x-content-type-options", b"nosniff")
 _PASSED_ON = (b"content-type", b"retry-after", b"allow")
+_OF_EXPLAINERS = (  # there is no orchestrator before them in a cluster: all headers pass
+    *_PASSED_ON,
+    *(b"location", b"preference-applied", b"x-explanation-source", b"x-explanation-audit"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,7 @@ class Gateway:
         path: str = scope["path"]
         deployment: Deployment | None = None
         added: list[Header] = []
+        passing = _PASSED_ON
         try:
             place = _PLACE.fullmatch(path)
             if place is None:
@@ -152,6 +157,7 @@ class Gateway:
                 variant = self._orchestrator.choose(explained, intake, explainer)
                 added += variant.headers
                 asked = _Asked(explained, variant, rest, intake)
+                passing = _OF_EXPLAINERS
                 answer = await self._explain(asked, scope, receive)
             else:
                 raise RequestError(
@@ -164,7 +170,7 @@ class Gateway:
             log.exception("fault while answering %s", path[:200])
             fault = RequestError(500, "Internal error; the log of the gateway has the details.")
             answer = _refusal(fault, deployment, path)
-        passed_on = [header for header in answer.headers if header[0] in _PASSED_ON]
+        passed_on = [header for header in answer.headers if header[0] in passing]
         return Answer(answer.status, passed_on + added, answer.body)
 
     async def _deployment(
