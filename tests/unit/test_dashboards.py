@@ -48,7 +48,7 @@ from helpers.stack import ServerStatus
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "manifests/monitoring/dashboards"
 FILES = sorted(FOLDER.glob("*.json"))
-NAMES = ("drift", "explanations", "explanations-production", "outliers", "serving", "statistical")
+NAMES = ("drift", "explanations-production", "explanations", "outliers", "serving", "statistical")
 START, END = 1_700_000_000.0, 1_700_000_060.0
 
 needs_prometheus = pytest.mark.skipif(
