@@ -47,12 +47,14 @@ class Explanation:
         data: what it found, e.g. `anchor`, `segments`, `precision`, `coverage`, `raw`.
         request_id: `Seldon-Puid`.
         seconds: the explanation took, as seen from here.
+        content: all of it, JSON byte for byte as the explainer wrote it.
     """
 
     meta: Mapping[str, Any]
     data: Mapping[str, Any]
     request_id: str
     seconds: float
+    content: bytes = b""
 
     @property
     def seed(self) -> int | None:

@@ -132,11 +132,12 @@ class Client:
         answer = self._send("POST", url, body, {}, timeout=max(EXPLAIN_SECONDS, self.timeout))
         seconds = time.perf_counter() - started
         try:
-            content = self.protocol.explanation(orjson.loads(answer.content))
-            meta, data = content["meta"], content["data"]
-        except (ValueError, KeyError, TypeError, IndexError) as problem:
+            content = self.protocol.explanation(answer.content)
+            explained = orjson.loads(content)
+            meta, data = explained["meta"], explained["data"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as problem:
             raise unreadable("POST", url, answer) from problem
-        return Explanation(meta, data, answer.headers.get("seldon-puid", ""), seconds)
+        return Explanation(meta, data, answer.headers.get("seldon-puid", ""), seconds, content)
 
     def feedback(
         self,

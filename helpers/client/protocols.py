@@ -91,9 +91,13 @@ class Protocol(ABC):
         body = self.request(rows)
         return body | {"parameters": parameters} if parameters else body
 
-    def explanation(self, answer: Any) -> Any:
-        """Return the explanation's object in an answer."""
-        return answer
+    def explanation(self, content: bytes) -> bytes:
+        """Return the explanation in an answer's body, JSON as the explainer wrote it.
+
+        Raises:
+            ValueError, KeyError, TypeError, IndexError, AttributeError: there is none.
+        """
+        return content
 
 
 class Tensorflow(Protocol):
@@ -170,8 +174,8 @@ class V2(Protocol):
         told = body.get("parameters", {}) | {"explain_parameters": parameters}
         return body | {"parameters": told}
 
-    def explanation(self, answer: Any) -> Any:
-        return orjson.loads(answer["outputs"][0]["data"][0])
+    def explanation(self, content: bytes) -> bytes:
+        return orjson.loads(content)["outputs"][0]["data"][0].encode()
 
 
 PROTOCOLS: dict[str, type[Protocol]] = {"tensorflow": Tensorflow, "seldon": Seldon, "v2": V2}

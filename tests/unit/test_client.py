@@ -231,6 +231,7 @@ def test_explain(protocol: str, path: str, answer: dict, parameters: Callable) -
     assert answers.asked[0].url.path == f"/seldon/walkthrough/cifar10-explainer/main{path}"
     assert parameters(answers.body) == {"seed": 7, "threshold": 0.9, "tau": 0.2}
     assert explanation.data == EXPLANATION["data"]
+    assert orjson.loads(explanation.content) == EXPLANATION
     assert (explanation.seed, explanation.precision, explanation.coverage) == (7, 0.99, 0.5)
     asking.explain(image[None])
     assert "parameters" not in answers.body
