@@ -1,4 +1,4 @@
-"""One artefact behind an explainer of the v2 protocol and one of the seldon protocol, on a local stack."""
+"""Artefacts behind an explainer of the v2 protocol and one of the seldon protocol each, on a local stack."""
 
 from __future__ import annotations
 
@@ -13,24 +13,28 @@ import pytest
 import yaml
 
 from helpers import artifacts
-from helpers.data import load_table
+from helpers.data import load_table, load_texts
 from helpers.stack.local.client import LocalStack
 
 pytestmark = pytest.mark.timeout(300)
 
-MODEL, EXPLAINER = "forest", "anchor_tabular"
+CREDIT, TICKETS = "credit", "tickets"
+# deployment -> its model, and the explainer's method and artefact
+PLACES = {
+    CREDIT: ("credit_risk/forest", "AnchorTabular", "credit_risk/anchor_tabular"),
+    TICKETS: ("tickets/bag_of_words", "AnchorText", "tickets/anchor_text"),
+}
 OPTIONS = {"threshold": "0.9"}
+NODE = "classifier"
 
 
-def deployment(protocol: str) -> dict[str, Any]:
-    """A SeldonDeployment `credit-<protocol>` of the forest, with AnchorTabular."""
-    explainer: dict[str, Any] = {
-        "type": "AnchorTabular",
-        "modelUri": f"s3://walkthrough/credit_risk/{EXPLAINER}",
-    }
+def deployment(name: str, protocol: str) -> dict[str, Any]:
+    """A SeldonDeployment `<name>-<protocol>` of a model with its explainer."""
+    model, method, artefact = PLACES[name]
+    explainer: dict[str, Any] = {"type": method, "modelUri": f"s3://walkthrough/{artefact}"}
     if protocol == "v2":
         explainer["containerSpec"] = {
-            "name": MODEL,  # the explainer's name in its paths
+            "name": NODE,  # the explainer's name in its paths
             "image": "walkthrough/serving:0.1.0",
             "command": ["python", "-m", "helpers.serving.mlserver_explain"],
             "args": [f"--{key}={value}" for key, value in OPTIONS.items()],
@@ -38,15 +42,15 @@ def deployment(protocol: str) -> dict[str, Any]:
     else:
         explainer["config"] = OPTIONS
     graph = {
-        "name": MODEL,
+        "name": NODE,
         "implementation": "SKLEARN_SERVER",
-        "modelUri": f"s3://walkthrough/credit_risk/{MODEL}",
+        "modelUri": f"s3://walkthrough/{model}",
         "parameters": [{"name": "method", "value": "predict_proba", "type": "STRING"}],
     }
     return {
         "apiVersion": "machinelearning.seldon.io/v1",
         "kind": "SeldonDeployment",
-        "metadata": {"name": f"credit-{protocol}", "namespace": "walkthrough"},
+        "metadata": {"name": f"{name}-{protocol}", "namespace": "walkthrough"},
         "spec": {
             "protocol": protocol,
             "predictors": [{"name": "default", "graph": graph, "explainer": explainer}],
@@ -56,16 +60,18 @@ def deployment(protocol: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def explained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
-    """Both deployments, ready."""
-    for name in (MODEL, EXPLAINER):
-        if not artifacts.exists("credit_risk", name):
-            pytest.skip(f"artifacts/credit_risk/{name} is not here")
+    """Both models in both protocols, ready."""
+    for model, _, artefact in PLACES.values():
+        for place in (model, artefact):
+            if not artifacts.exists(*place.split("/")):
+                pytest.skip(f"artifacts/{place} is not here")
     folder = tmp_path_factory.mktemp("v2")
     stack = LocalStack(folder=folder / "state")
     files: list[Path] = []
-    for protocol in ("seldon", "v2"):
-        files.append(folder / f"{protocol}.yaml")
-        files[-1].write_text(yaml.safe_dump(deployment(protocol)))
+    for name in PLACES:
+        for protocol in ("seldon", "v2"):
+            files.append(folder / f"{name}-{protocol}.yaml")
+            files[-1].write_text(yaml.safe_dump(deployment(name, protocol)))
     try:
         stack.apply(*files)
         stack.wait(timeout=180)
@@ -74,33 +80,45 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         stack.down()
 
 
-def test_the_same_explanation_over_both_protocols(explained: LocalStack) -> None:
-    rows = load_table("credit_risk").x_test[:2]
+def explanation(stack: LocalStack, name: str, protocol: str, row: Any, seed: int) -> bytes:
+    """The explanation of one row or text, from the explainer of one protocol."""
+    parameters = {"seed": seed}
+    if protocol == "seldon":
+        path, body = "/api/v1.0/explain", {"data": {"ndarray": [row]}, "parameters": parameters}
+    else:
+        text = isinstance(row, str)
+        tensor = {
+            "name": "x",
+            "datatype": "BYTES" if text else "FP64",
+            "shape": [1, 1 if text else len(row)],
+            "data": [row] if text else row,
+        }
+        path = f"/v2/models/{NODE}/infer"
+        body = {"inputs": [tensor], "parameters": {"explain_parameters": parameters}}
+    url = f"{stack.url(f'{name}-{protocol}')}-explainer/default{path}"
+    answer = httpx.post(url, content=orjson.dumps(body), timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["seldon-variant"] == "default"
+    return (
+        answer.content if protocol == "seldon" else answer.json()["outputs"][0]["data"][0].encode()
+    )
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_the_same_explanation_over_both_protocols(explained: LocalStack, name: str) -> None:
+    if name == CREDIT:
+        rows: list[Any] = load_table("credit_risk").x_test[:2].tolist()
+    else:
+        rows = list(load_texts("tickets").x_test[:2])
     for seed in (0, 1):
         for row in rows:
-            parameters = {"seed": seed}
-            plain = httpx.post(
-                f"{explained.url('credit-seldon')}-explainer/default/api/v1.0/explain",
-                content=orjson.dumps(
-                    {"data": {"ndarray": [row.tolist()]}, "parameters": parameters}
-                ),
-                timeout=120,
-            )
-            assert plain.status_code == 200, plain.text
-            tensor = {"name": "x", "datatype": "FP64", "shape": [1, len(row)], "data": row.tolist()}
-            over_v2 = httpx.post(
-                f"{explained.url('credit-v2')}-explainer/default/v2/models/{MODEL}/infer",
-                json={"inputs": [tensor], "parameters": {"explain_parameters": parameters}},
-                timeout=120,
-            )
-            assert over_v2.status_code == 200, over_v2.text
-            text = over_v2.json()["outputs"][0]["data"][0]
-            assert text.encode() == plain.content
-            assert json.loads(text)["meta"]["params"]["seed"] == seed
-            assert over_v2.headers["seldon-variant"] == "default"
+            plain = explanation(explained, name, "seldon", row, seed)
+            assert explanation(explained, name, "v2", row, seed) == plain
+            meta = json.loads(plain)["meta"]
+            assert (meta["params"]["seed"], meta["params"]["threshold"]) == (seed, 0.9)
 
 
 def test_its_metrics_are_scraped_like_the_explain_servers(explained: LocalStack) -> None:
-    for protocol in ("seldon", "v2"):
-        metrics = explained.metrics(f"credit-{protocol}-default-explainer")
-        assert metrics.value("explain_server_seconds_count") >= 1
+    explanation(explained, CREDIT, "v2", load_table("credit_risk").x_test[0].tolist(), 0)
+    metrics = explained.metrics(f"{CREDIT}-v2-default-explainer")
+    assert metrics.value("explain_server_seconds_count") >= 1
