@@ -6,6 +6,7 @@ The artefacts are those of the repository, and the models answer in this process
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -522,6 +523,10 @@ def test_any_text_can_be_masked(started: Started) -> None:
 def test_kernel_shap_adds_up_and_finds_what_decides(started: Started) -> None:
     client, model = started("KernelShap")
     model.calls = model.rows = 0
+    counted = re.search(
+        r"explain_server_model_calls_sum\{.*\} ([\d.]+)", client.get("/metrics").text
+    )
+    before = float(counted[1])
     body = ask(client, CASES["KernelShap"].body(20, seed=0))
     data = body["data"]
     risk = np.array(data["shap_values"][1])
@@ -538,6 +543,10 @@ def test_kernel_shap_adds_up_and_finds_what_decides(started: Started) -> None:
     ranked = data["raw"]["importances"]["aggregated"]["names"]
     assert set(ranked[:4]) == set(credit_risk.DECIDING)
     assert model.rows < 20 * 254 * 20 / 1.5  # many mixtures are the same row
+    counted = re.search(
+        r"explain_server_model_calls_sum\{.*\} ([\d.]+)", client.get("/metrics").text
+    )
+    assert float(counted[1]) - before == model.calls > 20  # a request holds some hundred rows
 
 
 @pytest.mark.parametrize("method", ["KernelShap", "TreeShap", "IntegratedGradients"])

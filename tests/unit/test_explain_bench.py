@@ -51,8 +51,8 @@ def test_what_is_measured_is_what_the_server_counts(
     assert shap["requests"] == tree["requests"] == 4
     assert 0 < tree["median"] <= tree["p90"] <= tree["longest"]
     assert (tree["calls"], tree["predicted"], tree["model"]) == (0, 0, "in the artefact")
-    # The background rows, its expected output, and all coalitions of the features at once.
-    assert 1 <= shap["calls"] <= 4
+    # The background rows, the row, and all coalitions of the features, some hundred to a request.
+    assert 5 <= shap["calls"] <= 30
     assert shap["drawn"] > shap["predicted"] > 20
     assert set(written["machine"]) >= {"processor", "cores", "versions", "load"}
     out = capsys.readouterr().out

@@ -48,6 +48,7 @@ class ModelClient:
             V2: f"/v2/models/{name}/infer",
         }
         self.url = base.rstrip("/") + paths[protocol]
+        self.requests = 0  # sent so far
         self._client = httpx.Client(
             timeout=TIMEOUT, limits=LIMITS, headers=HEADERS, transport=transport, trust_env=False
         )
@@ -79,6 +80,7 @@ class ModelClient:
             np.ascontiguousarray(x) if isinstance(x, np.ndarray) and x.dtype != object else list(x)
         )
         content = orjson.dumps(_REQUESTS[self.protocol](rows), option=orjson.OPT_SERIALIZE_NUMPY)
+        self.requests += 1
         try:
             response = self._attempts(self._client.post, self.url, content=content)
         except httpx.TimeoutException as problem:

@@ -75,9 +75,13 @@ class ReusedPredictions:
         return found
 
     def _ask(self, x: Any) -> np.ndarray:
-        self.usage.calls += 1
+        # A model client says how many requests it has sent: many inputs take several.
+        before = getattr(self._predict, "requests", None)
         self.usage.distinct += len(x)
-        return self._predict(x)
+        try:
+            return self._predict(x)
+        finally:
+            self.usage.calls += 1 if before is None else self._predict.requests - before
 
     def _keep(self, answers: dict[Any, np.ndarray]) -> None:
         self._held += sum(len(key) + answer.nbytes for key, answer in answers.items())
