@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,7 +39,6 @@ def draw(
     end: datetime | float | None = None,
     minutes: float = 15,
     step: float | None = None,
-    rows: int | None = None,
     **variables: object,
 ) -> Figure | None:
     """Run the queries of a Grafana dashboard and draw its panels.
@@ -57,7 +55,6 @@ def draw(
         end: of the time range; now by default.
         minutes: length of the time range where there is no `start`.
         step: seconds between two points of a line; by default what gives at most 240.
-        rows: height of what is drawn, in units of Grafana's grid from the top; all panels by default.
         variables: values of the dashboard's variables, `deployment="cifar10"`; otherwise those that it
             names as current.
 
@@ -70,11 +67,6 @@ def draw(
         ClientError: Prometheus does not answer.
     """
     dashboard = model.read(path)
-    if rows is not None:
-        shown = [panel for panel in dashboard.panels if panel.y + panel.height <= rows]
-        if not shown:
-            raise DashboardError(f"No panel of {dashboard.name} ends within rows={rows}.")
-        dashboard = replace(dashboard, panels=shown)
     url = prometheus_url or (stack.prometheus_url if stack is not None else None)
     if url is None:
         note = stack.prometheus_note if stack is not None else ""

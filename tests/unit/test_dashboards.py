@@ -335,20 +335,6 @@ def test_panels_lie_where_the_grid_puts_them(write: Any, fake: FakePrometheus) -
     assert axes_of(figure, "Group").texts[0].get_text() == "Group"
 
 
-def test_only_the_upper_rows_are_drawn_if_asked(write: Any, fake: FakePrometheus) -> None:
-    fake.answers["up"] = [vector(1)]
-    upper = panel("stat", "Upper", gridPos={"x": 0, "y": 0, "w": 12, "h": 4})
-    lower = panel("stat", "Lower", gridPos={"x": 0, "y": 4, "w": 12, "h": 4})
-    path = write(upper, lower)
-    whole, part = draw(path, fake), draw(path, fake, rows=4)
-    assert "Lower" in texts(whole)
-    assert "Upper" in texts(part)
-    assert "Lower" not in texts(part)
-    assert part.get_figheight() < whole.get_figheight()
-    with pytest.raises(DashboardError, match="rows=3"):
-        draw(path, fake, rows=3)
-
-
 def test_variables_are_the_dashboards_own_or_the_given(write: Any, fake: FakePrometheus) -> None:
     known = [
         {"name": "datasource", "type": "datasource", "query": "prometheus"},
