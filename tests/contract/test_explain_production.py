@@ -12,6 +12,7 @@ import re
 import sqlite3
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from helpers import artifacts
-from helpers.data import credit_risk
+from helpers.data import credit_risk, load_table
 from helpers.serving.common.errors import ServingError
 from helpers.serving.explain import cli
 from helpers.serving.explain.app import ExplainServer, make_app
@@ -215,9 +216,6 @@ def test_off_nothing_is_kept_taken_or_promised(plain: dict[str, Serving]) -> Non
     assert "deadline" in refused.json()["status"]["info"]
     seeds = {one.ask()["meta"]["params"]["seed"] for _ in range(3)}
     assert len(seeds) == 3
-
-
-OFF = {name: f"--{name}=" for name in ProductionSettings.model_fields}
 
 
 @pytest.mark.parametrize(
@@ -516,6 +514,20 @@ def test_another_key_is_another_mask(keys: None, monkeypatch: pytest.MonkeyPatch
     assert masks()[INCOME] != first[INCOME]
 
 
+def test_a_feature_of_a_global_explanation_is_masked(keys: None) -> None:
+    options = ("--redact_features=mean radius", "--redaction_key=env:REDACTION_KEY")
+    rows = load_table("breast_cancer").x_test[:60]
+    with serving("ALE", *options) as one:
+        body = one.ask(rows.tolist(), features=[1, 0])
+    data = body["data"]
+    assert data["feature_names"][0] == "mean texture"
+    assert data["feature_names"][1].startswith("hidden-")
+    assert data["feature_values"][1] is None
+    assert data["feature_deciles"][1] is None
+    assert len(data["feature_values"][0]) > 2
+    assert "mean radius" not in json.dumps(body)
+
+
 def test_words_of_a_text_are_masked(keys: None) -> None:
     options = ("--redact_features=invoice,Meier", "--redaction_key=env:REDACTION_KEY")
     with serving("AnchorText", *options) as one:
@@ -588,6 +600,7 @@ def test_an_anchor_is_the_best_so_far() -> None:
         assert 0 < len(body["data"]["anchor"]) == len(body["data"]["raw"]["feature"])
         assert full["data"]["anchor"][0] in body["data"]["anchor"]
         assert 0.5 < body["data"]["precision"] <= 1
+        assert one.metric("explain_server_cut_short_total") == 1
         again = one.post([safe], seed=1, deadline=1.0, **endless)
         assert again.headers["x-explanation-source"] == "made"  # what was cut short is not kept
         longer = one.post([safe], seed=1, deadline=50)
@@ -610,6 +623,19 @@ def test_what_has_nothing_yet_is_a_504_that_says_what_to_change() -> None:
         assert time.monotonic() - began < 2.5
         one.model.seconds = 0.0
         until(lambda: one.post().status_code == 200, 20)
+
+
+def test_who_has_more_time_is_not_refused_with_who_has_less() -> None:
+    """Two ask for the same at the same time, and the one with less time is first."""
+    options = ("--deadline_seconds=30", "--cache_memory_bytes=1000000", MODEL)
+    with serving("KernelShap", *options) as one, ThreadPoolExecutor(2) as pool:
+        assert one.model is not None
+        one.model.seconds = 0.4
+        first = pool.submit(one.post, seed=1, deadline=0.5)
+        until(lambda: one.server.waiting == 1)
+        second = pool.submit(one.post, seed=1, deadline=20)
+        assert first.result().status_code == 504
+        assert second.result().status_code == 200
 
 
 @pytest.mark.parametrize("deadline", [0, -1, 31, "1", True, None, float(2**40)])

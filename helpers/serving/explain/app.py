@@ -250,6 +250,7 @@ class ExplainServer:
         self.measures.explained(explained, usage, seconds)
         if deadline is not None and deadline.stopped:
             explained.meta["deadline"] = deadline.told()
+            self.measures.cut_short.inc()
         return self.production.written(explained, wanted.instances)
 
     def _offer(self, content: bytes, wanted: Wanted) -> None:
@@ -287,7 +288,7 @@ class ExplainServer:
         try:
             options, seed, seconds = self._parameters(body, limit)
             instances = self.service.method.read(body, self.protocol)
-        except RequestError as problem:
+        except Exception as problem:
             raise self.production.refusal(problem) from None
         if seed is None:
             seed = self.seed

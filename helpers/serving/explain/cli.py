@@ -64,7 +64,10 @@ def parser() -> argparse.ArgumentParser:
         production = method.add_argument_group("production", "see production.settings")
         for option in ProductionSettings.model_fields:
             production.add_argument(
-                f"--{option}", dest=f"production.{option}", default=argparse.SUPPRESS
+                f"--{option}",
+                dest=f"production.{option}",
+                metavar=option.rpartition("_")[2].upper(),
+                default=argparse.SUPPRESS,
             )
     return parser
 

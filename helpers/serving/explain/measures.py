@@ -47,6 +47,12 @@ class Measures:
             registry=registry,
         )
         self.empty = empty.labels(**labels)
+        self.cut_short = Counter(
+            "explain_server_cut_short",
+            "Explanations that are the best found when their time was over",
+            list(labels),
+            registry=registry,
+        ).labels(**labels)
         self._requests = counter
         self._labels = labels
 
