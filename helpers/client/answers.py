@@ -37,6 +37,16 @@ class Prediction:
         """The most probable class of each instance, (n,)."""
         return self.probabilities.argmax(axis=1)
 
+    @property
+    def variant(self) -> str:
+        """The predictor that served; "" where the orchestrator does not say."""
+        return self.headers.get("seldon-variant", "")
+
+    @property
+    def pinned(self) -> bool:
+        """Whether the request was pinned to that predictor."""
+        return self.headers.get("seldon-variant-pinned") == "true"
+
 
 @dataclass(frozen=True, eq=False)
 class Explanation:

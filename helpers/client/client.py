@@ -80,7 +80,12 @@ class Client:
         self._http.close()
 
     def predict(
-        self, x: Any, *, request_id: str | None = None, skip_logging: bool = False
+        self,
+        x: Any,
+        *,
+        request_id: str | None = None,
+        skip_logging: bool = False,
+        variant: str | None = None,
     ) -> Prediction:
         """Return the model's answer to instances (n, …).
 
@@ -88,6 +93,7 @@ class Client:
             x: one row for each instance, or a list of texts.
             request_id: sent as `Seldon-Puid`; the orchestrator makes one otherwise.
             skip_logging: the request and its answer go to no event broker.
+            variant: the predictor that must serve, sent as `Seldon-Variant`; by the traffic split otherwise.
 
         Raises:
             ClientError: refused or not answered; `status` is the HTTP status, if there is one.
@@ -95,7 +101,7 @@ class Client:
         body = self.encode(x)
         url = self.url + self.protocol.predict_path
         started = time.perf_counter()
-        answer = self._send("POST", url, body, _headers(request_id, skip_logging))
+        answer = self._send("POST", url, body, _headers(request_id, skip_logging, variant))
         seconds = time.perf_counter() - started
         try:
             content = orjson.loads(answer.content)
@@ -257,8 +263,12 @@ def _pause(state: RetryCallState) -> float:
     return _backoff(state)
 
 
-def _headers(request_id: str | None, skip_logging: bool) -> dict[str, str]:
+def _headers(
+    request_id: str | None, skip_logging: bool, variant: str | None = None
+) -> dict[str, str]:
     headers = {}
+    if variant is not None:
+        headers["seldon-variant"] = variant
     if request_id:
         headers["seldon-puid"] = request_id
     if skip_logging:

@@ -177,6 +177,23 @@ def test_the_id_and_the_wish_not_to_be_logged_are_headers() -> None:
     assert "seldon-skip-logging" not in answers.asked[-1].headers
 
 
+def test_a_request_can_be_pinned_and_the_answer_says_who_served() -> None:
+    headers = {"Seldon-Variant": "canary", "Seldon-Variant-Pinned": "true"}
+    answers = Answers(
+        httpx.Response(200, json={"predictions": Y}, headers=headers),
+        httpx.Response(200, json={"predictions": Y}, headers={"Seldon-Variant": "default"}),
+        {"predictions": Y},
+    )
+    asking = client(answers)
+    pinned = asking.predict(X, variant="canary")
+    assert answers.asked[-1].headers["seldon-variant"] == "canary"
+    assert (pinned.variant, pinned.pinned) == ("canary", True)
+    split = asking.predict(X)
+    assert "seldon-variant" not in answers.asked[-1].headers
+    assert (split.variant, split.pinned) == ("default", False)
+    assert (asking.predict(X).variant, asking.predict(X).pinned) == ("", False)
+
+
 @pytest.mark.parametrize(
     ("protocol", "metadata", "status"),
     [
