@@ -70,7 +70,9 @@ class Echo:
     def stop(self) -> None:
         """Be gone."""
 
-    def explain(self, instances: Any, options: Any, seed: int) -> tuple[Explained, Usage, float]:
+    def explain(
+        self, instances: Any, options: Any, seed: int, deadline: Any = None
+    ) -> tuple[Explained, Usage, float]:
         data = {"anchor": np.array(instances[0]), "precision": [0.97], "coverage": 0.25}
         meta = {"name": "AnchorImage", "params": {**options.model_dump(), "seed": seed}}
         return Explained(meta, data, {"precision": 0.97, "coverage": 0.25}), Usage(), 0.01
