@@ -24,11 +24,11 @@ class VerificationError(ClientError):
     """An explanation is not signed, was changed, or is signed with other keys."""
 
 
-def verify(response: bytes | Mapping[str, Any], keys: Mapping[str, bytes]) -> str:
+def verify(response: bytes | str | Mapping[str, Any], keys: Mapping[str, bytes]) -> str:
     """Return the id of the key that signed a response.
 
-    Bytes are verified byte for byte. A parsed response is verified as the values it holds, for whoever
-    gets it from something that writes JSON in another form.
+    Bytes, or the text that they are, are verified byte for byte. A parsed response is verified as the
+    values it holds, for whoever gets it from something that writes JSON in another form.
 
     Args:
         response: of an explain server.
@@ -37,6 +37,8 @@ def verify(response: bytes | Mapping[str, Any], keys: Mapping[str, bytes]) -> st
     Raises:
         VerificationError: which of these it is.
     """
+    if isinstance(response, str):
+        response = response.encode(errors="replace")
     document = _parse(response) if isinstance(response, bytes) else response
     entries = document.get(FIELD) if isinstance(document, Mapping) else None
     if not isinstance(entries, list) or not entries:

@@ -178,6 +178,23 @@ def test_words_of_a_text_are_masked_wherever_they_stand() -> None:
         redaction("ms meier").check_words()
 
 
+def test_a_feature_that_is_called_as_a_part_of_every_explanation() -> None:
+    """The parts stay, and its values go."""
+    names = ["coverage", "data"]
+    one = Redaction(names, KEY)
+    raw = {"instance": [7.5, 8.5], "names": ["coverage > 7.00"], "feature": [0]}
+    given = document({"anchor": ["coverage > 7.00"], "coverage": 0.5, "raw": raw}, "AnchorTabular")
+    found = one.apply(given, names, [7.5, 8.5])
+    assert found["data"]["coverage"] == 0.5
+    assert found["data"]["raw"]["instance"] == [None, None]
+    assert found["data"]["anchor"] == [f"{one.names(['coverage'])[0]} {NOT_SHOWN}"]
+    text = Redaction(["name", "raw"], KEY).apply(
+        document({"anchor": ["name"], "raw": {"instance": "the raw name"}}, "AnchorText"), []
+    )
+    assert text["meta"]["name"] == "AnchorText"
+    assert "name" not in text["data"]["raw"]["instance"]
+
+
 def test_errors_are_scrubbed() -> None:
     one = redaction()
     values = one.values(np.array([ROW]), NAMES)

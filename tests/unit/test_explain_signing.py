@@ -25,7 +25,7 @@ def test_a_signed_response_is_verified_as_bytes_and_as_values() -> None:
     body = json.loads(signed)
     assert {name: body[name] for name in DOCUMENT} == DOCUMENT
     keys = {NEW.id: NEW.secret}
-    assert verify(signed, keys) == verify(body, keys) == NEW.id
+    assert verify(signed, keys) == verify(body, keys) == verify(signed.decode(), keys) == NEW.id
     assert verify(json.loads(json.dumps(body, indent=3)), keys) == NEW.id
     assert NEW.secret not in signed
 

@@ -44,6 +44,20 @@ RESULTS = frozenset(
     )
 )
 CONDITIONS = frozenset(("anchor", "names"))
+# What an explanation itself is made of: no feature's name, also where one is called alike.
+STRUCTURE = (
+    ROWS
+    | PER_FEATURE
+    | BY_NUMBER
+    | RESULTS
+    | CONDITIONS
+    | frozenset(
+        (
+            *("meta", "data", "raw", "params", "name", "type", "explanations", "version", "seed"),
+            *("feature_names", "target_names", "link", "reason", "examples", "forward_kwargs"),
+        )
+    )
+)
 NOT_SHOWN = "(not shown)"
 _SMALL = re.compile(r"-?\d(\.0*)?")  # stands in every other text
 
@@ -155,7 +169,7 @@ class _Words:
 
     def walk(self, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {self.redaction.scrub(key): self.walk(item) for key, item in value.items()}
+            return {key: self.walk(item) for key, item in value.items()}
         if isinstance(value, list):
             return [self.walk(item) for item in value]
         return self.redaction.scrub(value) if isinstance(value, str) else value
@@ -226,7 +240,8 @@ class _Columns:
             if name in PER_FEATURE and isinstance(item, list):
                 done[name] = [None if place in hidden else one for place, one in enumerate(item)]
             else:
-                done[self._text(name, False)] = self.walk(item, name, inside)
+                shown = name if name in STRUCTURE else self._text(name, False)
+                done[shown] = self.walk(item, name, inside)
         return done
 
     def _rows(self, value: list[Any]) -> Any:
