@@ -7,6 +7,7 @@ Arguments, paths and responses are those of Seldon's alibiexplainer 1.19.
 - `app`            the HTTP side
 - `service`        what is loaded, whether the model answers, one explanation at a time
 - `methods`        one module for each method, behind the interface in `methods.base`
+- `production`     cache, redaction, signatures and the like: options that are off unless set
 - `model_client`   predictions of the deployed model, over HTTP
 - `reuse`          each distinct input is predicted once in an explanation
 - `image_sampling` AnchorImage's sampler, which builds each distinct image once
