@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from helpers.errors import StackError
 from helpers.metrics import Samples
 
 NAMESPACE = "walkthrough"  # of every manifest of this repository
@@ -125,6 +126,19 @@ class Stack(ABC):
     ) -> list[dict[str, Any]]:
         """Return what the broker took last, newest first: dicts with seq, arrived, attributes, matched,
         waiting, bytes, and with `data` the payload."""
+
+    def copy(self, name: str, path: str, to: Path) -> Path:
+        """Copy a folder that a server writes, such as `/tmp/audit`, to a new folder, like `kubectl cp`.
+
+        Args:
+            name: of the server.
+            path: of the folder, as the server's manifest has it.
+            to: the new folder.
+
+        Raises:
+            StackError: there is no such folder, or the backend copies none.
+        """
+        raise StackError(f"The backend {self.backend} copies no files of servers: {name}:{path}.")
 
     @property
     @abstractmethod

@@ -766,6 +766,15 @@ def test_an_explainers_config_has_the_options_of_production() -> None:
     assert "--previous_signing_key needs --signing_key" in refusal(model(predictors=[alone]))
 
 
+def test_what_an_explainer_writes_below_tmp_is_in_its_own_folder() -> None:
+    config = {"audit_file": "/tmp/audit/{port}.sqlite", "cache_disk_folder": "/var/cache"}
+    config |= {"model_version": "1", "cache_redis_url": "redis://h/tmp/0"}
+    (made,) = make(model(predictors=[predictor(explainer=anchors(**config))])).models.values()
+    arguments = made.servers[1].command
+    assert "--audit_file={folder}/tmp/audit/{brace}port}.sqlite" in arguments
+    assert {"--cache_disk_folder=/var/cache", "--cache_redis_url=redis://h/tmp/0"} < set(arguments)
+
+
 def test_our_image_as_explainer_of_the_other_protocols() -> None:
     command = ["python", "-m", "helpers.serving.explain"]
     container = {"image": "walkthrough/serving:0.1.0", "command": command}

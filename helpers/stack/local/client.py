@@ -238,6 +238,15 @@ class LocalStack(Stack):
         given = {key: value for key, value in query.items() if value is not None}
         return self._get("/control/v1/events", of="broker", **given).json()["events"]
 
+    def copy(self, name: str, path: str, to: Path) -> Path:
+        folders = sorted(
+            self.state.folder.glob(f"servers/{name}-{'[0-9a-f]' * 16}{path}"),
+            key=lambda one: one.stat().st_mtime,
+        )
+        if not folders:
+            raise StackError(f"The server {name} has no folder {path}.")
+        return Path(shutil.copytree(folders[-1], to))
+
     @property
     def prometheus_url(self) -> str | None:
         if prometheus.find_prometheus() is None:

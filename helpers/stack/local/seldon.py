@@ -32,6 +32,7 @@ TIMEOUT = "seldon.io/rest-timeout"  # annotation, milliseconds
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: connections are refused
 
 V2_IMAGE = "seldonio/mlserver:1.6.1-alibi-explain"  # the operator's own choice
+WRITTEN = ("audit_file", "cache_disk_folder")  # options of an explainer that name what it writes
 TENSORFLOW_ONLY = "AnchorImages"  # the operator passes it --tf_data_type
 
 
@@ -350,8 +351,16 @@ def _explainer_arguments(
         told.append("--tf_data_type=float32")
     return [
         *told,
-        *(literal(f"--{key}={value}") for key, value in sorted(explainer.config.items())),
+        *(f"--{key}={_own(key, value)}" for key, value in sorted(explainer.config.items())),
     ]
+
+
+def _own(option: str, value: str) -> str:
+    """Return an option's value; what a container writes below its /tmp is in the server's own folder."""
+    below = value.removeprefix("/tmp/")
+    if option not in WRITTEN or below == value:
+        return literal(value)
+    return f"{{folder}}/tmp/{literal(below)}"
 
 
 def _check_config(method: str, config: Mapping[str, str], place: str) -> None:
