@@ -183,3 +183,14 @@ def test_anchors_of_rows_texts_images_and_batches() -> None:
 
 def test_a_global_explanation_is_of_no_instance() -> None:
     assert read({"meta": {}, "data": {"ale_values": [[1.0]]}}, ["a"]) == []
+
+
+def test_a_table_comes_from_a_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMS", "outcomes: {0: refused}")
+    assert read_table("env:TERMS").outcomes == {0: "refused"}
+    monkeypatch.setenv("TERMS", "outcomes: [")
+    with pytest.raises(ServingError, match=r"people_template: env:TERMS is no YAML"):
+        read_table("env:TERMS")
+    monkeypatch.delenv("TERMS")
+    with pytest.raises(ServingError, match=r"the environment has no TERMS; .* ConfigMap"):
+        read_table("env:TERMS")

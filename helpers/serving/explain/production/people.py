@@ -15,6 +15,7 @@ What a template may hold in braces stands in PLACEHOLDERS; a number takes a form
 
 from __future__ import annotations
 
+import os
 import string
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from helpers.serving.common.errors import ServingError
 from helpers.serving.explain.production.attributions import Explanation, Feature
+from helpers.serving.explain.production.keys import ENVIRONMENT
 
 PLACEHOLDERS = (
     *("feature", "value", "unit", "attribution", "outcome"),
@@ -139,17 +141,30 @@ def check_template(text: str) -> str:
 
 
 def read_table(path: str) -> Table:
-    """Return the table in a file.
+    """Return the table in a file, or in a variable of the environment.
+
+    Args:
+        path: of the file, or `env:<NAME>`: an explainer of Seldon's operator gets no volumes, but
+            variables from a ConfigMap.
 
     Raises:
         ServingError: it cannot be read, or a template cannot be filled.
     """
     where = f"--people_template: {path}"
     try:
-        file = Path(path)
-        if file.stat().st_size > BYTES:
-            raise ServingError(f"{where} has more than {BYTES:,} bytes; that is no table.")
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        if path.startswith(ENVIRONMENT):
+            name = path.removeprefix(ENVIRONMENT)
+            if name not in os.environ:
+                raise ServingError(
+                    f"{where}: the environment has no {name}; give the container a ConfigMap by that name."
+                )
+            text = os.environ[name]
+        else:
+            file = Path(path)
+            if file.stat().st_size > BYTES:
+                raise ServingError(f"{where} has more than {BYTES:,} bytes; that is no table.")
+            text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
     except OSError as problem:
         raise ServingError(f"{where} cannot be read: {problem.strerror or problem}.") from problem
     except (yaml.YAMLError, UnicodeError, RecursionError) as problem:

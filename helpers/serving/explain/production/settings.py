@@ -43,7 +43,7 @@ class ProductionSettings(BaseModel):
 
     Args:
         feature_names: of the features, in order, where the explainer's artefact does not hold them.
-        people_template: file of the table that sentences are made of; see `people`.
+        people_template: file of the table that sentences are made of, or `env:<NAME>`; see `people`.
         top_k: attributions that a response keeps.
         redact_features: names of sensitive features; see `redaction`.
         redaction_key: `file:<path>` or `env:<NAME>`, keys the names that stand for theirs.
