@@ -23,6 +23,7 @@ FILES = {
     "breast-cancer-ale": "breast-cancer",
     "tickets-anchor-text": "tickets",
 }
+PRODUCTION = ("production-kernel-shap", "production-anchor-tabular")  # with options of production
 EACH = pytest.mark.parametrize("file", FILES)
 
 
@@ -76,6 +77,34 @@ def test_our_server_takes_what_the_operator_makes_of_it(file: str):
         assert told[key] == json.loads(value)
     assert server.service.location == locate(explainer["modelUri"])
     artifacts.verify(server.service.location.dataset, server.service.location.name)
+
+
+@pytest.mark.parametrize("file", PRODUCTION)
+def test_our_server_takes_the_options_of_production(
+    file: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    deployment = read(f"explainers/{file}.yaml")
+    explainer = predictor(deployment).pop("explainer")
+    assert deployment == read("model/credit-risk.yaml")
+    for source in explainer["containerSpec"]["envFrom"]:
+        (reference,) = source.values()
+        name = reference["name"].removeprefix("explainer-")
+        told = read(f"explainers/production-{name}.yaml")
+        assert told["metadata"]["name"] == reference["name"]
+        for key, value in told.get("stringData", told.get("data", {})).items():
+            monkeypatch.setenv(key, value)
+    config = explainer["config"]
+    if "audit_file" in config:
+        config["audit_file"] = config["audit_file"].replace("/tmp", str(tmp_path))
+    args = cli.parser().parse_args(
+        [
+            "--predictor_host=model:8000",
+            f"--storage_uri={explainer['modelUri']}",
+            explainer["type"],
+            *[f"--{key}={value}" for key, value in config.items()],
+        ]
+    )
+    assert cli.build(args).service.location == locate(explainer["modelUri"])
 
 
 @EACH
