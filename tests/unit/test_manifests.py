@@ -163,6 +163,7 @@ def test_images_are_of_the_versions_we_pin():
         f"{DETECT}:{seldon}",
         f"seldonio/alibiexplainer:{seldon}",
         f"seldonio/sklearnserver:{seldon}",
+        f"seldonio/mlserver:{str(lock['mlserver'].specifier).removeprefix('==')}",
         # TensorFlow Serving has no patch releases of its own for each of TensorFlow's.
         f"tensorflow/serving:{trained_with.major}.{trained_with.minor}.0",
     }
@@ -223,7 +224,10 @@ def test_probes_ask_what_the_server_answers(file):
             (handler,) = probe.keys() & {"httpGet", "tcpSocket"}
             assert probe[handler]["port"] in ports
         paths = {name: probe.get("httpGet", {}).get("path") for name, probe in probes.items()}
-        if container["image"].startswith(f"{OURS}:"):
+        if "helpers.serving.mlserver_explain" in container.get("command", []):
+            ready = f"/v2/models/{container['name']}/ready"
+            assert paths == {"startup": ready, "readiness": ready, "liveness": "/v2/health/live"}
+        elif container["image"].startswith(f"{OURS}:"):
             assert paths == {"startup": "/live", "readiness": "/ready", "liveness": "/live"}
         elif container["image"].startswith("tensorflow/"):
             assert paths["readiness"] == f"/v1/models/{container['name']}"
