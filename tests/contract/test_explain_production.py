@@ -580,6 +580,23 @@ def test_each_answer_leaves_a_row_that_is_there_before_it(tmp_path: Path) -> Non
     assert str(SECRET).encode() not in files_below(tmp_path)
 
 
+def test_a_fault_leaves_a_row_too_and_its_log_has_the_cause(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        try:
+            raise KeyError("the cause")
+        except KeyError as problem:
+            raise ValueError("the fault") from problem
+
+    with serving("TreeShap", f"--audit_file={tmp_path / 'audit.sqlite'}") as one:
+        one.server.service.explain = fails
+        assert one.post().status_code == 500
+    assert "the cause" in caplog.text
+    with sqlite3.connect(tmp_path / "audit.sqlite") as db:
+        assert db.execute("SELECT outcome FROM audit").fetchall() == [("500",)]
+
+
 # Deadline
 
 

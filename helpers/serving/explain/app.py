@@ -183,12 +183,12 @@ class ExplainServer:
         production = self.production
         try:
             reply, outcome, read = await self._in_time(wanted)
-        except RequestError as problem:
-            refused = production.refusal(problem, wanted.instances)
-            with contextlib.suppress(RequestError):  # the refusal itself says more
-                await production.audit(wanted, asked, (), str(problem.status))
-            raise refused from (None if production.redaction else problem)
         except Exception as problem:
+            code = problem.status if isinstance(problem, RequestError) else 500
+            with contextlib.suppress(RequestError):  # the refusal itself says more
+                await production.audit(wanted, asked, (), str(code))
+            if production.redaction is None:
+                raise
             raise production.refusal(problem, wanted.instances) from None
         receipt = await production.audit(wanted, asked, read, outcome)
         if receipt is None:
@@ -271,6 +271,8 @@ class ExplainServer:
             except InterruptedForClientError:
                 raise GaveWay from None
             except Exception as problem:
+                if production.redaction is None:
+                    raise
                 raise production.refusal(problem, wanted.instances) from None
 
         self.stability.offer(lambda: production.reading(content), wanted.seed, again)
@@ -289,6 +291,8 @@ class ExplainServer:
             options, seed, seconds = self._parameters(body, limit)
             instances = self.service.method.read(body, self.protocol)
         except Exception as problem:
+            if self.production.redaction is None:
+                raise
             raise self.production.refusal(problem) from None
         if seed is None:
             seed = self.seed

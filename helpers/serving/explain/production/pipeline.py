@@ -327,13 +327,12 @@ class Production:
             return [self._scrubbed(item) for item in value]
         return self.redaction.scrub(value) if isinstance(value, str) else value
 
-    def refusal(self, problem: Exception, instances: Any = None) -> Exception:
-        """Return an error as a client and the log may see it.
+    def refusal(self, problem: Exception, instances: Any = None) -> RequestError:
+        """Return an error as a client and the log may see it, where features are redacted.
 
         A fault of ours is logged without what its message says, which may be a value.
         """
-        if self.redaction is None:
-            return problem
+        assert self.redaction is not None
         values = [] if instances is None else self.redaction.values(instances, self.names)
         if isinstance(problem, RequestError):
             return RequestError(
