@@ -299,6 +299,17 @@ def test_people_get_sentences_beside_the_numbers(plain: dict[str, Serving], term
     assert sizes == sorted(sizes, reverse=True)
 
 
+def test_the_table_may_be_a_variable(terms: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERMS", terms.read_text())
+    with serving("TreeShap", "--people_template=env:TERMS") as one:
+        (person,) = one.ask()["people"]
+    assert "Payment history" in [entry["feature"] for entry in person["features"]]
+    monkeypatch.setenv("TERMS", "sentences: {raises: '{nothing}'}")
+    for option, says in (("env:TERMS", "nothing"), ("env:NO_TERMS", "NO_TERMS")):
+        with pytest.raises(ServingError, match=says):
+            build("TreeShap", f"--people_template={option}")
+
+
 def test_people_get_the_conditions_of_an_anchor(terms: Path) -> None:
     with serving("AnchorTabular", f"--people_template={terms}") as one:
         body = one.ask([ROW, ROW], seed=1)
