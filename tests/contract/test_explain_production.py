@@ -611,16 +611,18 @@ def test_a_fault_leaves_a_row_too_and_its_log_has_the_cause(
 # Deadline
 
 
+ROWS = credit_risk.draw(60, np.random.default_rng(0))
+SAFE = ROWS[credit_risk.rule(ROWS) == 0][1].tolist()
+ENDLESS = {"threshold": 1.0, "delta": 0.001, "tau": 0.02}  # a search of half a minute and more
+
+
 def test_an_anchor_is_the_best_so_far() -> None:
-    rows = credit_risk.draw(60, np.random.default_rng(0))
-    safe = rows[credit_risk.rule(rows) == 0][1].tolist()
-    endless = {"threshold": 1.0, "delta": 0.001, "tau": 0.02}  # a search of half a minute and more
     options = ("--deadline_seconds=60", "--cache_memory_bytes=1000000", MODEL)
     with serving("AnchorTabular", *options) as one:
-        full = one.ask([safe], seed=1)
+        full = one.ask([SAFE], seed=1)
         assert full["meta"]["deadline"] == {"seconds": 60, "complete": True}
         began = time.monotonic()
-        cut = one.post([safe], seed=1, deadline=1.0, **endless)
+        cut = one.post([SAFE], seed=1, deadline=1.0, **ENDLESS)
         assert time.monotonic() - began < 1.0 + GRACE_SECONDS + 1.0
         assert cut.status_code == 200, cut.text
         body = cut.json()
@@ -629,9 +631,9 @@ def test_an_anchor_is_the_best_so_far() -> None:
         assert full["data"]["anchor"][0] in body["data"]["anchor"]
         assert 0.5 < body["data"]["precision"] <= 1
         assert one.metric("explain_server_cut_short_total") == 1
-        again = one.post([safe], seed=1, deadline=1.0, **endless)
+        again = one.post([SAFE], seed=1, deadline=1.0, **ENDLESS)
         assert again.headers["x-explanation-source"] == "made"  # what was cut short is not kept
-        longer = one.post([safe], seed=1, deadline=50)
+        longer = one.post([SAFE], seed=1, deadline=50)
         assert longer.headers["x-explanation-source"] == "memory"
         assert longer.json()["meta"]["deadline"] == {"seconds": 50, "complete": True}
 
@@ -664,6 +666,16 @@ def test_who_has_more_time_is_not_refused_with_who_has_less() -> None:
         second = pool.submit(one.post, seed=1, deadline=20)
         assert first.result().status_code == 504
         assert second.result().status_code == 200
+
+
+def test_who_has_more_time_gets_the_better_anchor() -> None:
+    options = ("--deadline_seconds=30", "--cache_memory_bytes=1000000", MODEL)
+    with serving("AnchorTabular", *options) as one, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(one.post, [SAFE], seed=1, deadline=1.0, **ENDLESS)
+        until(lambda: one.server.waiting == 1)
+        second = pool.submit(one.post, [SAFE], seed=1, deadline=3.0, **ENDLESS)
+        told = [answer.result().json()["meta"]["deadline"] for answer in (first, second)]
+    assert told == [{"seconds": 1.0, "complete": False}, {"seconds": 3.0, "complete": False}]
 
 
 @pytest.mark.parametrize("deadline", [0, -1, 31, "1", True, None, float(2**40)])
@@ -702,11 +714,8 @@ def test_an_explanation_is_fetched_later(plain: dict[str, Serving]) -> None:
 
 
 def test_what_is_fetched_later_may_be_the_best_so_far() -> None:
-    rows = credit_risk.draw(60, np.random.default_rng(0))
-    safe = rows[credit_risk.rule(rows) == 0][1].tolist()
-    endless = {"threshold": 1.0, "delta": 0.001, "tau": 0.02}
     with serving("AnchorTabular", "--async_results=2", "--async_seconds=1.5") as one:
-        accepted = one.post([safe], {"prefer": "respond-async"}, seed=1, **endless)
+        accepted = one.post([SAFE], {"prefer": "respond-async"}, seed=1, **ENDLESS)
         path = f"/v1/explanations/{accepted.json()['id']}"
         until(lambda: one.client.get(path).status_code != 202)
         answer = one.client.get(path)

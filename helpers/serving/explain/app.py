@@ -60,6 +60,10 @@ CLIENT_GONE = 499  # nginx's code, for the metrics: nobody reads the answer
 Gone = Callable[[], Coroutine[Any, Any, None]]
 
 
+class CutShort(bytes):
+    """An explanation that is the best found when its time was over; orjson reads plain bytes only."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """The answer to a request.
@@ -214,15 +218,19 @@ class ExplainServer:
     async def _kept_or_made(self, wanted: Wanted, deadline: Deadline | None) -> tuple[bytes, str]:
         cache = self.production.cache
         if cache is None:
-            return (await self._make(wanted, deadline)).value, "made"
+            return bytes((await self._make(wanted, deadline)).value), "made"
         key = self.production.key(wanted)
         while True:
             try:
                 found = await cache.get_or_make(key, lambda: self._make(wanted, deadline))
-                return found.value, found.source
-            except TimeUpError:  # perhaps that of another request, with less time
+            except TimeUpError:
                 if deadline is None or time.monotonic() >= deadline.at:
                     raise
+            else:
+                cut = isinstance(found.value, CutShort) and found.source == "shared"
+                if not cut or deadline is None or time.monotonic() >= deadline.at:
+                    return bytes(found.value), found.source
+            # It was shared with another request, which had less time.
 
     async def _make(self, wanted: Wanted, deadline: Deadline | None) -> Made:
         if self.waiting >= WAITING:
@@ -239,8 +247,8 @@ class ExplainServer:
         finally:
             self.waiting -= 1
         if self.stability is not None:
-            self._offer(content, wanted)
-        return Made(content, keep=deadline is None or not deadline.stopped)
+            self._offer(bytes(content), wanted)
+        return Made(content, keep=not isinstance(content, CutShort))
 
     def _explain(self, wanted: Wanted, deadline: Deadline | None, asked: float) -> bytes:
         self.measures.waited.observe(time.perf_counter() - asked)
@@ -251,6 +259,7 @@ class ExplainServer:
         if deadline is not None and deadline.stopped:
             explained.meta["deadline"] = deadline.told()
             self.measures.cut_short.inc()
+            return CutShort(self.production.written(explained, wanted.instances))
         return self.production.written(explained, wanted.instances)
 
     def _offer(self, content: bytes, wanted: Wanted) -> None:
