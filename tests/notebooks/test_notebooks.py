@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from helpers import artifacts
 from helpers.checks import MIME_TYPE
 from helpers.runner.clean import TRACES
 from helpers.runner.execute import run_notebook
 from helpers.runner.parameters import check_parameters, declared_parameters
 from helpers.stack.local.client import LocalStack
+from helpers.train.pipeline import OTHER_NAMES
 
 # Smaller values for the tests, {notebook: {parameter: value}}; the notebooks hold the real ones. A
 # name that a notebook does not declare is an error.
@@ -26,6 +29,8 @@ REDUCED: dict[str, dict[str, object]] = {
     "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500, "NORMAL_REQUESTS": 40},
     "07_drift_ks": {"UNDRIFTED_WINDOWS": 3, "ROWS": 100},
     "08_explain_anchor_images": {"IMAGES": 2},
+    "09_explainer_methods": {"PER_CLAUSE": 2, "REQUESTS": 2},
+    "10_explanations_in_production": {"APPLICANTS": 5},
 }
 # What differs from REDUCED when a notebook trains on the spot, with DATASET=digits.
 REDUCED_DIGITS: dict[str, dict[str, object]] = {}
@@ -58,7 +63,10 @@ def dataset(request, tmp_path_factory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("STACK_DIR", str(tmp_path_factory.mktemp("stack") / "state"))
         if request.param == "digits":
-            patch.setenv("ARTIFACTS_DIR", str(tmp_path_factory.mktemp("artifacts")))
+            made = tmp_path_factory.mktemp("artifacts")
+            for name in OTHER_NAMES:  # of tables and texts: committed, and the same in both
+                shutil.copytree(artifacts.REPOSITORY / "artifacts" / name, made / name)
+            patch.setenv("ARTIFACTS_DIR", str(made))
             patch.setenv("CIFAR10_DIR", str(tmp_path_factory.mktemp("empty") / "no-cifar10-here"))
         try:
             yield request.param
