@@ -246,9 +246,10 @@ class ExplainServer:
             )
         finally:
             self.waiting -= 1
-        if self.stability is not None:
+        whole = not isinstance(content, CutShort)
+        if self.stability is not None and whole:
             self._offer(bytes(content), wanted)
-        return Made(content, keep=not isinstance(content, CutShort))
+        return Made(content, keep=whole)
 
     def _explain(self, wanted: Wanted, deadline: Deadline | None, asked: float) -> bytes:
         self.measures.waited.observe(time.perf_counter() - asked)
