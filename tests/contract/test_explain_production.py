@@ -738,6 +738,20 @@ def test_what_is_asked_again_with_other_seeds_is_measured(method: str, similarit
         assert one.metric("explain_server_seconds_count") == 1  # clients only
 
 
+def test_what_was_cut_short_is_not_made_again() -> None:
+    rows = credit_risk.draw(60, np.random.default_rng(0))
+    safe = rows[credit_risk.rule(rows) == 0][1].tolist()
+    options = ("--stability_share=1", "--stability_seeds=1", "--deadline_seconds=30")
+    with serving("AnchorTabular", *options) as one:
+        cut = one.ask([safe], seed=1, deadline=0.5, threshold=1.0, delta=0.001, tau=0.02)
+        assert cut["meta"]["deadline"]["complete"] is False
+        one.ask([ROW], seed=1)
+        samples = "explain_server_stability_samples_total"
+        until(lambda: one.metric(samples) > 0)
+        assert one.metric(samples, result="measured") == 1
+        assert one.metric("explain_server_stability_count") == 1
+
+
 def test_attributions_that_drift_are_told() -> None:
     options = ("--attribution_window=20", "--attribution_reference=20")
     rows = credit_risk.draw(40, np.random.default_rng(0))
