@@ -25,6 +25,7 @@ from helpers.serving.explain.methods.base import Explained
 from helpers.serving.explain.reuse import Usage
 from helpers.serving.gateway.app import Gateway
 from helpers.serving.gateway.routes import Deployment, Routes, RouteTable
+from helpers.serving.storage import Location
 from helpers.serving.tf_server.app import ModelServer
 from helpers.serving.tf_server.specs import Model, Signature, TensorSpec
 from helpers.traffic import feedback_for_accuracy, send
@@ -60,6 +61,7 @@ class Echo:
     """An explanation service that gives its options and seed back."""
 
     method = AnchorImages()
+    location = Location("cifar10", "anchor_images")
 
     def not_ready(self) -> None:
         return None
