@@ -26,7 +26,7 @@ from helpers.serving.broker import cli as broker_cli
 from helpers.serving.broker.broker import Broker
 from helpers.serving.broker.retention import Limits
 from helpers.serving.common.metrics import new_registry
-from helpers.serving.common.server import BACKLOG, KEEP_ALIVE_SECONDS, bind, configure_logging
+from helpers.serving.common.server import bind, configure_logging, uvicorn_config
 from helpers.serving.common.sqlite import SWITCH_SECONDS
 from helpers.serving.common.tokens import make_token
 from helpers.serving.gateway.app import Gateway
@@ -48,20 +48,7 @@ class _Server(uvicorn.Server):
     """One of several in this process: signals are the daemon's."""
 
     def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
-        super().__init__(
-            uvicorn.Config(
-                app,
-                lifespan="on",
-                ws="none",
-                access_log=False,
-                log_config=None,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_SECONDS,
-                timeout_graceful_shutdown=GRACE_SECONDS,
-            )
-        )
+        super().__init__(uvicorn_config(app, GRACE_SECONDS))
         self.listener = listener
 
     @contextlib.contextmanager

@@ -164,22 +164,27 @@ class Volume(Part):
     empty_dir: dict[str, Any]
 
 
-class Container(Part):
-    """A container; its image decides which program stands in for it."""
+class AnyContainer(Part):
+    """What every container has; its image decides which program stands in for it."""
 
-    name: DnsName
     image: Annotated[str, Field(min_length=1)] | None = None
     command: list[str] = []
     args: list[str] = []
     env: list[Variable] = []
     env_from: list[VariablesFrom] = []
-    ports: list[ContainerPort] = []
     image_pull_policy: Ignored
     resources: Ignored
     security_context: Ignored
     liveness_probe: Ignored
     readiness_probe: Ignored
     startup_probe: Ignored
+
+
+class Container(AnyContainer):
+    """A container of a pod."""
+
+    name: DnsName
+    ports: list[ContainerPort] = []
     volume_mounts: list[Mount] = []
 
 
@@ -471,21 +476,10 @@ class Graph(Part):
     storage_initializer_image: Ignored
 
 
-class ExplainerContainer(Part):
+class ExplainerContainer(AnyContainer):
     """The explainer's container; its arguments are the operator's, but not those of a v2 explainer."""
 
     name: str = ""
-    image: str | None = None
-    command: list[str] = []
-    args: list[str] = []
-    env: list[Variable] = []
-    env_from: list[VariablesFrom] = []
-    image_pull_policy: Ignored
-    resources: Ignored
-    security_context: Ignored
-    liveness_probe: Ignored
-    readiness_probe: Ignored
-    startup_probe: Ignored
 
 
 class Explainer(Part):
