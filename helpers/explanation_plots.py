@@ -245,7 +245,9 @@ def batch_knee(sizes: Sequence[int], seconds: Sequence[float], knee: int) -> Non
 
 def _plain(axis: Axis) -> None:
     """Write the numbers of a logarithmic axis out: 0.05, not 5 x 10^-2."""
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    low, high = axis.get_view_interval()
+    decades = np.log10(high / low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2 else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
 
@@ -257,8 +259,12 @@ def method_costs(names: Sequence[str], seconds: Sequence[float], inputs: Sequenc
         (axes[0], seconds, "seconds, median"),
         (axes[1], inputs, "inputs that the model predicts"),
     ):
-        axis.barh(names, values, color=BLUE)
+        places = [row for row, value in enumerate(values) if value]
+        axis.scatter([values[row] for row in places], places, color=BLUE, s=36)
         axis.set(xscale="log", xlabel=label)
+        axis.grid(axis="y", color=LIGHT)
+        _plain(axis.xaxis)
+    axes[0].set_yticks(range(len(names)), names)
     for row, value in enumerate(inputs):
         if not value:
             axes[1].annotate(
