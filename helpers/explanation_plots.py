@@ -263,6 +263,7 @@ def method_costs(names: Sequence[str], seconds: Sequence[float], inputs: Sequenc
         axis.scatter([values[row] for row in places], places, color=BLUE, s=36)
         axis.set(xscale="log", xlabel=label)
         axis.grid(axis="y", color=LIGHT)
+        axis.set_axisbelow(True)
         _plain(axis.xaxis)
     axes[0].set_yticks(range(len(names)), names)
     for row, value in enumerate(inputs):
@@ -270,7 +271,7 @@ def method_costs(names: Sequence[str], seconds: Sequence[float], inputs: Sequenc
             axes[1].annotate(
                 "none", (0.02, row), xycoords=("axes fraction", "data"), va="center", color=GREY
             )
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(names) - 0.4, -0.6)
     plt.show()
 
 
