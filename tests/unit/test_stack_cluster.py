@@ -427,6 +427,26 @@ def test_a_changed_deployment_keeps_its_route_until_every_server_is_ready(run) -
     run(test)
 
 
+def test_a_changed_deployment_does_not_wait_for_its_explainer(run) -> None:
+    """It asks the new model through the gateway, and is not ready before that answers."""
+    explained = predictor("default", "other") | {
+        "explainer": {"type": "AnchorImages", "modelUri": "s3://walkthrough/cifar10/resnet32"}
+    }
+
+    async def test(bench: Bench) -> None:
+        await bench.apply(model())
+        bench.supervisor.become_ready()
+        assert bench.deployment.predictors[0].explainer is None
+        await bench.apply(model("", explained))
+        assert bench.deployment.predictors[0].explainer is None
+        bench.supervisor.become_ready("cifar10-default-0-resnet32")
+        assert bench.deployment.predictors[0].explainer == "http://127.0.0.1:9"
+        waiting = [one.waits_for for one in bench.cluster.status() if one.kind != "Secret"]
+        assert ("cifar10-default-explainer",) in waiting
+
+    run(test)
+
+
 def test_the_old_servers_stay_until_the_new_ones_take_over(run) -> None:
     async def test(bench: Bench) -> None:
         await bench.apply(model("", predictor("blue")))

@@ -253,7 +253,8 @@ class Cluster:
         """Bring the routes up to date with what is ready, then end what nothing leads to any more."""
         for key, model in self.plan.models.items():
             # A changed deployment takes requests once all of it can: until then the old one does.
-            if key not in self._serving or all(map(self.supervisor.is_ready, model.servers)):
+            # Not once its explainers can: they ask the models through the gateway, the new ones too.
+            if key not in self._serving or all(map(self.supervisor.is_ready, model.models)):
                 self._serving[key] = model
         for key in self._serving.keys() - self.plan.models.keys():
             del self._serving[key]

@@ -44,6 +44,12 @@ class Model:
     servers: tuple[ServerSpec, ...]
     loggers: Mapping[str, str] = field(default_factory=dict)  # predictor -> local address
 
+    @property
+    def models(self) -> tuple[ServerSpec, ...]:
+        """The servers that answer predictions: all but the explainers."""
+        names = {model_name(self.deployment, one) for one in self.deployment.spec.predictors}
+        return tuple(spec for spec in self.servers if spec.name in names)
+
     def route(self, address: Callable[[str], tuple[str, int] | None]) -> routes.Deployment:
         """Return the gateway's entry.
 
