@@ -101,7 +101,7 @@ def text_of(value: Any) -> Iterator[str]:
 
 
 # Of kinds that only a cluster has.
-CLUSTER_ONLY = ("canary/kind/", "kserve/")
+CLUSTER_ONLY = ("canary/kind/", "kserve/", "monitoring/rules/")
 
 FILE = pytest.mark.parametrize("file", FILES)
 DEPLOYMENT = pytest.mark.parametrize("file", files_with("Deployment"))

@@ -61,6 +61,7 @@ EXAMPLES = pytest.mark.parametrize(
         "explainers/cifar10-explained.yaml",
         "explainers/production-terms.yaml",
         "kserve/cifar10.yaml",
+        "monitoring/rules/explanations.yaml",
         "storage/s3-credentials.yaml",
     ],
 )
