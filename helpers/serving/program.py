@@ -92,13 +92,40 @@ def seldon_program(
         model_uri: of an artefact with `model.joblib`.
         parameters: the graph node's, `{name, value, type}`; `method` is known.
     """
+    return _microservice("sklearn_server.SKLearnServer", node_name, model_uri, parameters)
+
+
+def tf_seldon_program(
+    node_name: str, model_uri: str, parameters: Sequence[Mapping[str, Any]] = ()
+) -> Program:
+    """Return what serves a SavedModel over the seldon protocol, as TF Serving behind Seldon's proxy.
+
+    Args:
+        node_name: the graph node.
+        model_uri: of an artefact with a SavedModel.
+        parameters: the graph node's, `{name, value, type}`: those of Seldon's proxy.
+    """
+    # One process: TensorFlow uses every core for one call, and four would keep four copies.
+    return _microservice(
+        "tfserving_proxy.TfServingProxy", node_name, model_uri, parameters, "--workers", "1"
+    )
+
+
+def _microservice(
+    kind: str,
+    node_name: str,
+    model_uri: str,
+    parameters: Sequence[Mapping[str, Any]],
+    *options: str,
+) -> Program:
     locate(model_uri)
     uri = {"name": "model_uri", "value": model_uri, "type": "STRING"}
     return Program(
         command=(
             *(sys.executable, "-m", "helpers.serving.seldon_model"),
-            "helpers.serving.seldon_model.sklearn_server.SKLearnServer",
+            f"helpers.serving.seldon_model.{kind}",
             *("--http-port", "{port}", "--metrics-port", "{metrics_port}"),
+            *options,
         ),
         environment={
             "PREDICTIVE_UNIT_ID": node_name,

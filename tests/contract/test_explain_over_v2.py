@@ -103,9 +103,15 @@ def model(case: Case) -> Callable[[httpx.Request], httpx.Response]:
     return answer
 
 
-def started(server: ExplainServer, case: Case, protocol: str) -> ExplainServer:
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def started(
+    server: ExplainServer, case: Case, protocol: str, answer: Answer | None = None
+) -> ExplainServer:
     if server.service.predictions is not None:
-        client = ModelClient("m:1", protocol, "m", httpx.MockTransport(model(case)))
+        transport = httpx.MockTransport(answer or model(case))
+        client = ModelClient("m:1", protocol, "m", transport)
         server.service.predictions = ReusedPredictions(client, True)
     failures: list[str] = []
     server.service.start(failures.append)
@@ -113,13 +119,13 @@ def started(server: ExplainServer, case: Case, protocol: str) -> ExplainServer:
     return server
 
 
-def plain(method: str, case: Case, protocol: str) -> ExplainServer:
+def plain(method: str, case: Case, protocol: str, answer: Answer | None = None) -> ExplainServer:
     arguments = [
         *("--model_name=m", "--predictor_host=m:1", f"--protocol={protocol}"),
         f"--storage_uri=s3://walkthrough/{case.artefact}",
         method,
     ]
-    return started(cli.build(cli.parser().parse_args(arguments)), case, protocol)
+    return started(cli.build(cli.parser().parse_args(arguments)), case, protocol, answer)
 
 
 def over_v2(method: str, case: Case) -> ExplainServer:
@@ -170,6 +176,42 @@ def test_the_same_explanations_over_every_protocol(method: str) -> None:
         assert json.loads(answers[0])["meta"]["params"]["seed"] == seed
 
 
+def test_images_over_seldon_are_explained_as_over_tensorflow() -> None:
+    from helpers.models.predictor import as_function
+    from helpers.serving.seldon_model.tfserving_proxy import TfServingProxy
+    from helpers.serving.tf_server.results import write_result
+
+    case = Case("cifar10/anchor_images", None, lambda: None, {})
+    proxy = TfServingProxy("s3://walkthrough/cifar10/resnet32")
+    proxy.load()
+    keras = as_function(artifacts.load("cifar10", "resnet32"))
+    asked = []
+
+    def served(request: httpx.Request) -> httpx.Response:
+        body = json.loads(request.content)
+        asked.append("instances" if "instances" in body else "data")
+        if "instances" in body:
+            answers = {"probabilities": keras(np.array(body["instances"]))}
+            return httpx.Response(200, content=write_result(answers, True))
+        answers = proxy.predict(np.array(body["data"]["ndarray"]), [])
+        return httpx.Response(200, json={"data": {"ndarray": answers.tolist()}})
+
+    image = np.full((1, 32, 32, 3), 0.5)
+    image[:, 8:24, 8:24] = np.random.default_rng(0).random((16, 16, 3))
+    parameters = {"seed": 3, "coverage_samples": 200, "max_anchor_size": 2}
+    bodies = {
+        SELDON: {"data": {"ndarray": image.tolist()}, "parameters": parameters},
+        TENSORFLOW: {"instances": image.tolist(), "parameters": parameters},
+    }
+    answers = []
+    for protocol, body in bodies.items():
+        server = plain("AnchorImages", case, protocol, served)
+        answers.append(asyncio.run(server.explain(body, never)))
+    assert answers[0] == answers[1]
+    assert json.loads(answers[0])["meta"]["params"]["seed"] == 3
+    assert asked.count("data") == asked.count("instances") > 1
+
+
 def test_no_method_is_left_out() -> None:
-    # AnchorImages is in test_mlserver_explain.py, with the program.
+    # AnchorImages over the v2 protocol is in test_mlserver_explain.py, with the program.
     assert {*CASES, "AnchorImages"} == set(TAGS.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from helpers.serving.program import (
     Program,
     mlserver_program,
     seldon_program,
+    tf_seldon_program,
     tf_server_program,
 )
 from helpers.stack.local.ports import Ports
@@ -296,6 +298,81 @@ def test_seldon_a_model_without_the_method_is_refused(model: LogisticRegression)
         server.load()
 
 
+# TENSORFLOW_SERVER over the seldon protocol -------------------------------------------------------
+
+RESNET = "s3://walkthrough/cifar10/resnet32"
+
+
+@pytest.fixture(scope="module")
+def proxied(model: LogisticRegression, start: Starter) -> Running:
+    """The committed classifier of images; ARTIFACTS_DIR is a folder of this file's."""
+    committed = Path(__file__).resolve().parents[2] / "artifacts" / "cifar10" / "resnet32"
+    shutil.copytree(committed, artifacts.path("cifar10", "resnet32"))
+    return start(tf_seldon_program("classifier", RESNET)).wait()
+
+
+@pytest.fixture(scope="module")
+def images() -> np.ndarray:
+    return np.random.default_rng(0).random((3, 32, 32, 3))
+
+
+def test_seldon_savedmodel_predictions_are_the_artefacts(
+    proxied: Running, images: np.ndarray
+) -> None:
+    from helpers.models.predictor import as_function
+
+    wanted = as_function(artifacts.load("cifar10", "resnet32"))(images)
+    answer = ask("seldon", proxied, "POST", "/api/v1.0/predictions", message(images))
+    assert answer.status_code == 200
+    np.testing.assert_allclose(answer.json()["data"]["ndarray"], wanted, atol=1e-5)
+    flat = {"shape": list(images.shape), "values": images.ravel().tolist()}
+    answer = httpx.post(f"{proxied.url}/predict", json={"data": {"tensor": flat}}, timeout=20)
+    told = answer.json()["data"]["tensor"]
+    np.testing.assert_allclose(np.reshape(told["values"], told["shape"]), wanted, atol=1e-5)
+    whole = {"jsonData": {"instances": images[:1].tolist()}}
+    answer = httpx.post(f"{proxied.url}/predict", json=whole, timeout=20)
+    told = answer.json()["jsonData"]["predictions"]
+    np.testing.assert_allclose(told, wanted[:1], atol=1e-5)
+    assert listening(proxied) == {"127.0.0.1"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"not JSON",
+        b"",
+        {},
+        [1],
+        {"data": {}},
+        message([]),
+        message([[1, 2]]),
+        message([["a"]]),
+        message(np.zeros((1, 31, 32, 3))),
+        {"data": {"tensor": {"shape": [1, 32, 32, 3], "values": [1]}}},
+        {"strData": "an image"},
+        {"jsonData": {"rows": [1]}},
+        {"jsonData": {"instances": [1], "signature_name": "other"}},
+    ],
+)
+def test_seldon_savedmodel_bad_input_is_refused(proxied: Running, content: Any) -> None:
+    answer = ask("seldon", proxied, "POST", "/api/v1.0/predictions", content)
+    assert answer.status_code == 400
+    assert answer.json()["status"]["info"]
+    assert "Traceback" not in answer.text
+
+
+def test_seldon_savedmodel_is_not_opened_when_changed(proxied: Running) -> None:
+    from helpers.serving.seldon_model.tfserving_proxy import TfServingProxy
+
+    changed = artifacts.path("cifar10", "changed")
+    shutil.copytree(artifacts.path("cifar10", "resnet32"), changed)
+    (changed / "1" / "saved_model.pb").write_bytes(b"something else")
+    with pytest.raises(ArtifactError):
+        TfServingProxy("s3://walkthrough/cifar10/changed")
+    with pytest.raises(ArtifactError, match="parameter 'threshold' is unknown"):
+        TfServingProxy(RESNET, threshold="1")
+
+
 # The v2 protocol ---------------------------------------------------------------------------------
 
 
@@ -428,7 +505,9 @@ def test_tf_server_is_ours_unless_the_environment_names_another(
         tf_server_program("resnet32", URI)
 
 
-@pytest.mark.parametrize("make", [tf_server_program, seldon_program, mlserver_program])
+@pytest.mark.parametrize(
+    "make", [tf_server_program, tf_seldon_program, seldon_program, mlserver_program]
+)
 @pytest.mark.parametrize("uri", ["/etc", "s3://other/iris/classifier", "../iris/classifier", ""])
 def test_models_come_from_the_folder_of_artefacts_only(
     model: LogisticRegression, make: Callable[..., Program], uri: str

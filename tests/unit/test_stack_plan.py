@@ -855,6 +855,15 @@ GRAPH = "some.yaml, SeldonDeployment: spec.predictors[0].graph"
             f"{GRAPH}.logger.url: it is an http:// address",
         ),
         (
+            {
+                "protocol": "seldon",
+                "predictors": [
+                    predictor(componentSpecs=[{"spec": {"containers": [{"name": "resnet32"}]}}])
+                ],
+            },
+            "TENSORFLOW_SERVER is in the container 'tfserving', not 'resnet32'",
+        ),
+        (
             {"protocol": "v2"},
             f"{GRAPH}.implementation: TENSORFLOW_SERVER does not speak the v2 protocol here; TENSOR",
         ),
@@ -1001,3 +1010,22 @@ def test_the_manifests_of_the_repository_make_a_plan(
     assert secrets
     commands = json.dumps([one.command for one in servers])
     assert not [one for one in secrets if one in commands]
+
+
+def test_a_savedmodel_over_the_seldon_protocol(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARTIFACTS_DIR")
+    files = ("storage/s3-credentials.yaml", "explainers/seldon/cifar10-anchor-images.yaml")
+    found = read([root / "manifests" / file for file in files])
+    plan = make(*(one.content for one in found))
+    (deployed,) = plan.models.values()
+    served, explainer = deployed.servers
+    assert served.name == "cifar10-seldon-default-0-resnet32"
+    assert served.image == "tensorflow/serving:2.18.0"
+    assert "helpers.serving.seldon_model.tfserving_proxy.TfServingProxy" in served.command
+    given = json.loads(served.environment["PREDICTIVE_UNIT_PARAMETERS"])
+    assert {one["name"]: one["value"] for one in given} == {
+        "model_uri": "s3://walkthrough/cifar10/resnet32",
+        "rest_endpoint": "http://0.0.0.0:2001",
+    }
+    assert "--protocol=seldon.http" in explainer.command
+    assert "AnchorImages" in explainer.command

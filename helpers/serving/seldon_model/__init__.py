@@ -4,4 +4,6 @@
 
 - `__main__`        starts `seldon_core.microservice`, bound to 127.0.0.1, without gRPC
 - `sklearn_server`  the model of the implementation SKLEARN_SERVER
+- `tfserving_proxy` that of TENSORFLOW_SERVER: Seldon's proxy and TensorFlow Serving in one
+- `errors`          refusals as JSON with their own status
 """

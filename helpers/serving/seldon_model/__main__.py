@@ -12,8 +12,12 @@ import sys
 # What seldon_core and jsonschema take only where it is installed, as it is not in Seldon's image for
 # scikit-learn: TensorFlow's tensors, and a grammar of addresses. Without them a start takes 0.5 s of
 # CPU time instead of 6, and each of five processes less memory.
-for optional in ("tensorflow", "rfc3987_syntax"):
-    sys.modules[optional] = None  # type: ignore[assignment]
+WITH_TENSORFLOW = "helpers.serving.seldon_model.tfserving_proxy.TfServingProxy"
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
+if WITH_TENSORFLOW in sys.argv:
+    import helpers.tf  # noqa: F401 first: seldon_core's copies of its messages collide with it
+else:
+    sys.modules["tensorflow"] = None  # type: ignore[assignment]
 
 from seldon_core import gunicorn_utils, microservice  # noqa: E402
 

@@ -6,37 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
-from flask import Blueprint, Response, jsonify, request
 from seldon_core.user_model import SeldonComponent
-from werkzeug.exceptions import HTTPException
 
 from helpers import artifacts
 from helpers.errors import ArtifactError
-from helpers.serving.common.errors import RequestError, seldon_error
+from helpers.serving.seldon_model.errors import errors
 from helpers.serving.storage import locate
 
 METHODS = ("predict_proba", "predict")
-
-_errors = Blueprint("errors", __name__)
-
-
-@_errors.app_errorhandler(HTTPException)
-def _refused(problem: HTTPException) -> tuple[Response, int]:
-    """Keep the status of a refusal: the program makes a 500 of every exception it does not know."""
-    return _answer(problem.code or 500, str(problem.description))
-
-
-@_errors.app_errorhandler(AttributeError)
-@_errors.app_errorhandler(KeyError)
-@_errors.app_errorhandler(TypeError)
-@_errors.app_errorhandler(ValueError)
-def _no_message(problem: Exception) -> tuple[Response, int]:
-    """The program reads a message without checking its shape first."""
-    return _answer(400, f"The request is no SeldonMessage, or its data do not fit: {problem}")
-
-
-def _answer(code: int, info: str) -> tuple[Response, int]:
-    return jsonify(seldon_error(RequestError(code, info), request.path)), code
 
 
 class SKLearnServer(SeldonComponent):
@@ -50,7 +27,7 @@ class SKLearnServer(SeldonComponent):
         ArtifactError: the URI, the artefact or the method is wrong.
     """
 
-    model_error_handler = _errors
+    model_error_handler = errors
 
     def __init__(self, model_uri: str, method: str = "predict_proba") -> None:
         super().__init__()

@@ -495,8 +495,13 @@ class Explainer(Part):
     storage_initializer_image: Ignored
 
 
+# The operator's name for TensorFlow Serving's container where a proxy of the seldon protocol stands
+# before it; the proxy's is called like the graph's node.
+TF_SERVING = "tfserving"
+
+
 class ModelPod(Part):
-    """Overrides for the model's container, the one called like the graph's node."""
+    """Overrides for the model's container, the one called like the graph's node, or TF_SERVING."""
 
     containers: Annotated[list[Container], Field(max_length=1)] = []
     termination_grace_period_seconds: Annotated[float, Field(ge=0, le=600)] = 30.0
@@ -535,7 +540,10 @@ class Predictor(Part):
     def _containers_are_nodes(self) -> Self:
         for pod in self.component_specs:
             for container in pod.spec.containers:
-                if container.name != self.graph.name:
+                names = {self.graph.name}
+                if self.graph.implementation == "TENSORFLOW_SERVER":
+                    names.add(TF_SERVING)
+                if container.name not in names:
                     raise ValueError(
                         f"componentSpecs has a container {container.name!r}, but the graph's only "
                         f"node is {self.graph.name!r}"

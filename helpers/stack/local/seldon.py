@@ -21,6 +21,7 @@ from helpers.stack.local import programs
 from helpers.stack.local.addresses import Addresses
 from helpers.stack.local.environment import Sources, need_secret, variables
 from helpers.stack.local.resources import (
+    TF_SERVING,
     Explainer,
     ExplainerContainer,
     Predictor,
@@ -168,6 +169,8 @@ def _model_server(
         match graph.implementation, deployment.spec.protocol:
             case "TENSORFLOW_SERVER", "tensorflow":
                 told = program.tf_server_program(graph.name, literal(graph.model_uri))
+            case "TENSORFLOW_SERVER", "seldon":
+                told = program.tf_seldon_program(graph.name, literal(graph.model_uri), parameters)
             case "SKLEARN_SERVER", "seldon":
                 told = program.seldon_program(graph.name, literal(graph.model_uri), parameters)
             case "SKLEARN_SERVER", "v2":
@@ -175,7 +178,7 @@ def _model_server(
             case implementation, protocol:
                 raise ManifestError(
                     f"{where}.implementation: {implementation} does not speak the {protocol} protocol "
-                    "here; TENSORFLOW_SERVER speaks tensorflow, SKLEARN_SERVER seldon and v2."
+                    "here; TENSORFLOW_SERVER speaks tensorflow and seldon, SKLEARN_SERVER seldon and v2."
                 )
     except ManifestError:
         raise
@@ -185,6 +188,16 @@ def _model_server(
     image = (container.image if container else "") or graph.implementation
     environment = _operator_environment(deployment, predictor, image)
     if container:
+        proxied = (graph.implementation, deployment.spec.protocol) == (
+            "TENSORFLOW_SERVER",
+            "seldon",
+        )
+        wanted = TF_SERVING if proxied else graph.name
+        if container.name != wanted:
+            raise ManifestError(
+                f"{place or deployment}.componentSpecs: over the {deployment.spec.protocol} protocol "
+                f"{graph.implementation} is in the container {wanted!r}, not {container.name!r}."
+            )
         if container.command or container.args:
             raise ManifestError(
                 f"{place or deployment}.componentSpecs: command and args are the operator's for "
