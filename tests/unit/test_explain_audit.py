@@ -219,7 +219,7 @@ def remade(path: Path, secret: bytes) -> None:
     with sqlite3.connect(path) as db:
         for row in changed:
             row["previous"] = previous
-            row["hash"] = previous = audit._hash([row[c] for c in audit.COLUMNS], secret)
+            row["hash"] = previous = audit.row_hash([row[c] for c in audit.COLUMNS], secret)
             places = ", ".join("?" * len(row))
             db.execute(f"INSERT INTO audit VALUES ({places})", list(row.values()))
     db.close()

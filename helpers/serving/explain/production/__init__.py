@@ -9,7 +9,8 @@
 - `signing`, `keys`   HMAC-SHA256 over canonical JSON; `helpers.verify` is the other side
 - `deadline`          the best anchor so far, or a 504
 - `jobs`              explanations that are asked for now and fetched later
-- `audit`             an append-only trail whose rows are chained by hashes
+- `audit`             an append-only trail whose rows are chained by hashes, in a file of SQLite;
+                      `audit_elasticsearch`, the same in Elasticsearch
 - `stability`         the same input asked again with other seeds, when the server is idle
 - `attribution_drift` a test of each feature's attributions against those of a reference window
 - `attributions`      what each feature has to do with the answer, read from any method's explanation

@@ -16,10 +16,9 @@ changed, removed, inserted or moved, and says which. Without a secret, who can w
 the whole chain anew, and in either case can cut its end off together with SQLite's own count: a receipt that
 was kept elsewhere shows both.
 
-Several processes of one machine may write to one file. `AuditWriter` is what the server needs of a trail, so
-that one in Elasticsearch can take its place; a trail that is written by replicas which share no file has one
-chain for each of them: `chain` names it. `document` is a row as a document, for which
-manifests/logging/elasticsearch/audit-index-template.json is the index template.
+Several processes of one machine may write to one file. `AuditWriter` is what the server needs of a trail:
+`audit_elasticsearch` is another, for replicas that share no file, with one chain for each of them. `document`
+is a row as a document, for which manifests/logging/elasticsearch/audit-index-template.json is the template.
 """
 
 from __future__ import annotations
@@ -178,7 +177,7 @@ class AuditTrail:
         chain: str = "",
     ) -> None:
         self._secret = secret
-        self._chain = _clipped(chain)
+        self._chain = clipped(chain)
         try:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # SQLite refuses, not waits, where two processes turn a new file to WAL at once.
@@ -194,16 +193,7 @@ class AuditTrail:
                 f"The audit trail {path} cannot be written: {problem}. Choose another file."
             ) from problem
         self._pending = 0
-        counts = {
-            name: Counter(
-                f"explain_server_audit_{name}", what, list(labels), registry=registry
-            ).labels(**labels)
-            for name, what in (
-                ("records", "Rows added to the audit trail"),
-                ("failures", "Rows that could not be added to the audit trail"),
-            )
-        }
-        self._records, self._failures = counts["records"], counts["failures"]
+        self._records, self._failures = counters(registry, labels)
 
     def start(self) -> None:
         """Start the writer; called on the event loop."""
@@ -219,8 +209,8 @@ class AuditTrail:
         """
         if self._pending >= PENDING:
             self._failures.inc()
-            raise _unavailable(f"{PENDING} records wait for it already")
-        row = _row(entry, self._chain)
+            raise unavailable(f"{PENDING} records wait for it already")
+        row = row_of(entry, self._chain)
         future: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         write = Write(done=settle(future), size=512, call=lambda db: self._append(db, row))
         self._pending += 1
@@ -232,10 +222,10 @@ class AuditTrail:
                 receipt = await asyncio.shield(future)
         except TimeoutError:
             self._failures.inc()
-            raise _unavailable(f"the disk does not take it within {WAIT_SECONDS:g} s") from None
+            raise unavailable(f"the disk does not take it within {WAIT_SECONDS:g} s") from None
         except sqlite3.Error as problem:
             self._failures.inc()
-            raise _unavailable(str(problem)) from problem
+            raise unavailable(str(problem)) from problem
         self._records.inc()
         return receipt
 
@@ -246,7 +236,7 @@ class AuditTrail:
                 document(row)
                 for row in db.execute(
                     f"{_SELECT} WHERE request_id = ? ORDER BY seq LIMIT 1000",
-                    (_clipped(request_id),),
+                    (clipped(request_id),),
                 )
             ]
         )
@@ -259,7 +249,7 @@ class AuditTrail:
         last = db.execute("SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1").fetchone()
         seq, previous = last or (0, GENESIS)
         whole = (seq + 1, *row, previous)
-        digest = _hash(whole, self._secret)
+        digest = row_hash(whole, self._secret)
         db.execute(_INSERT, (*whole, digest))
         return Receipt(seq + 1, digest)
 
@@ -302,11 +292,11 @@ def verify(path: Path, secret: bytes = b"", receipt: Receipt | None = None) -> V
         for *row, digest in db.execute(f"{_SELECT} ORDER BY seq"):
             seq = row[0]
             if seq != rows + 1:
-                return _broken(rows, rows + 1, "is missing")
+                return broken(rows, rows + 1, "is missing")
             if row[-1] != previous:
-                return _broken(rows, seq, "does not follow the row before it")
-            if not hmac.compare_digest(_hash(row, secret), str(digest)):
-                return _broken(rows, seq, "was changed, or written with another key")
+                return broken(rows, seq, "does not follow the row before it")
+            if not hmac.compare_digest(row_hash(row, secret), str(digest)):
+                return broken(rows, seq, "was changed, or written with another key")
             previous, rows = digest, seq
             if receipt is not None and receipt.seq == seq:
                 at_receipt = digest
@@ -314,11 +304,11 @@ def verify(path: Path, secret: bytes = b"", receipt: Receipt | None = None) -> V
             "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'audit'"
         ).fetchone()
     if count > rows:
-        return _broken(rows, rows + 1, "is missing, with all after it")
+        return broken(rows, rows + 1, "is missing, with all after it")
     if receipt is not None and at_receipt is None:
-        return _broken(rows, rows + 1, f"is missing, up to {receipt.seq} of the receipt")
+        return broken(rows, rows + 1, f"is missing, up to {receipt.seq} of the receipt")
     if receipt is not None and at_receipt != receipt.hash:
-        return _broken(rows, receipt.seq, "is not the one of the receipt")
+        return broken(rows, receipt.seq, "is not the one of the receipt")
     return Verdict(True, rows, None, f"All {rows} rows are as they were written.")
 
 
@@ -353,14 +343,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(verdict.message)
 
 
-def _row(entry: Entry, chain: str) -> tuple[Any, ...]:
+def counters(registry: CollectorRegistry, labels: Mapping[str, str]) -> tuple[Counter, Counter]:
+    """Return the counters of rows that were added, and of those that could not be."""
+    added, failed = (
+        Counter(f"explain_server_audit_{name}", what, list(labels), registry=registry).labels(
+            **labels
+        )
+        for name, what in (
+            ("records", "Rows added to the audit trail"),
+            ("failures", "Rows that could not be added to the audit trail"),
+        )
+    )
+    return added, failed
+
+
+def row_of(entry: Entry, chain: str) -> tuple[Any, ...]:
     """Return the columns from `chain` to `outcome`."""
     at = entry.time if entry.time.tzinfo else entry.time.replace(tzinfo=UTC)
     return (
         chain,
         at.astimezone(UTC).isoformat(timespec="microseconds"),
         *map(
-            _clipped,
+            clipped,
             (
                 entry.request_id,
                 entry.caller,
@@ -371,17 +375,18 @@ def _row(entry: Entry, chain: str) -> tuple[Any, ...]:
                 entry.model_version,
             ),
         ),
-        _json(dict(entry.parameters), "parameters"),
-        _clipped(entry.input_hash),
-        _json(
+        json_text(dict(entry.parameters), "parameters"),
+        clipped(entry.input_hash),
+        json_text(
             [[str(name), None if value is None else float(value)] for name, value in entry.top],
             "top attributions",
         ),
-        _clipped(entry.outcome),
+        clipped(entry.outcome),
     )
 
 
-def _json(value: Any, what: str) -> str:
+def json_text(value: Any, what: str) -> str:
+    """Return canonical JSON of bounded length."""
     try:
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as problem:
@@ -393,13 +398,13 @@ def _json(value: Any, what: str) -> str:
     return text
 
 
-def _clipped(text: str) -> str:
+def clipped(text: str) -> str:
     """Return text that a client may have chosen, its length bounded and visibly so."""
     text = str(text).encode("utf-8", "replace").decode()
     return text if len(text) <= TEXT else text[: TEXT - 1] + "…"
 
 
-def _hash(row: Sequence[Any], secret: bytes) -> str:
+def row_hash(row: Sequence[Any], secret: bytes) -> str:
     """The hash of all columns up to `previous`, as a JSON list."""
     text = json.dumps(list(row), separators=(",", ":")).encode()
     if secret:
@@ -407,12 +412,14 @@ def _hash(row: Sequence[Any], secret: bytes) -> str:
     return hashlib.sha256(text).hexdigest()
 
 
-def _broken(rows: int, row: int, what: str) -> Verdict:
+def broken(rows: int, row: int, what: str) -> Verdict:
+    """Return the verdict on the first row that is not as it was written."""
     good = f"rows 1 to {rows} are as they were written" if rows else "no row before it is in order"
     return Verdict(False, rows, row, f"Row {row} of the audit trail {what}; {good}.")
 
 
-def _unavailable(why: str) -> RequestError:
+def unavailable(why: str) -> RequestError:
+    """Return the refusal of an explanation that cannot be recorded."""
     return RequestError(
         503,
         f"The audit trail cannot be written: {why}. No explanation is given without it.",

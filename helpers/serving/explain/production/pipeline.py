@@ -10,7 +10,7 @@
 4. *Top k* leaves the largest attributions and the sum of the others; then the *response for people* is
    made of the whole explanation, for as many features.
 5. *Signature*, over all of the above.
-6. *Audit*: a row of what the client gets is on disk before the client gets it.
+6. *Audit*: a row of what the client gets is on disk, or in Elasticsearch, before the client gets it.
 
 Where every option is off, the response is what the explainer wrote, byte for byte.
 """
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +44,7 @@ from helpers.serving.storage import Location, locate
 
 if TYPE_CHECKING:
     from helpers.serving.explain.production.attribution_drift import AttributionDrift
-    from helpers.serving.explain.production.audit import AuditTrail
+    from helpers.serving.explain.production.audit import AuditWriter
     from helpers.serving.explain.production.cache import ExplanationCache
     from helpers.serving.explain.production.jobs import Jobs
     from helpers.serving.explain.production.signing import Signer
@@ -449,16 +450,10 @@ def _cache(
         return None
     from helpers.serving.explain.production.cache import CacheSettings, ExplanationCache
 
-    address = settings.cache_redis_url
-    if address.startswith(ENVIRONMENT):
-        name = address.removeprefix(ENVIRONMENT)
-        address = os.environ.get(name, "")
-        if not address:
-            raise ServingError(f"--cache_redis_url: the environment has no {name}.")
     chosen = CacheSettings(
         ttl_seconds=settings.cache_ttl_seconds,
         memory_bytes=settings.cache_memory_bytes,
-        redis_url=address,
+        redis_url=_address("cache_redis_url", settings.cache_redis_url),
         disk_folder=settings.cache_disk_folder,
         disk_bytes=settings.cache_disk_bytes,
     )
@@ -468,14 +463,32 @@ def _cache(
 
 def _trail(
     settings: ProductionSettings, registry: CollectorRegistry, labels: Mapping[str, str]
-) -> AuditTrail | None:
-    if not settings.audit_file:
+) -> AuditWriter | None:
+    if not settings.audits:
         return None
-    from helpers.serving.explain.production.audit import AuditTrail
-
     secret = read_key("audit_key", settings.audit_key) if settings.audit_key else b""
     chain = os.environ.get("HOSTNAME", "")
+    if settings.audit_elasticsearch_url:
+        from helpers.serving.explain.production.audit_elasticsearch import ElasticsearchTrail
+
+        url = _address("audit_elasticsearch_url", settings.audit_elasticsearch_url)
+        option = settings.audit_elasticsearch_key
+        api_key = read_key("audit_elasticsearch_key", option).decode() if option else ""
+        chain = chain or socket.gethostname()
+        return ElasticsearchTrail(url, registry, labels, secret, chain, api_key)
+    from helpers.serving.explain.production.audit import AuditTrail
+
     return AuditTrail(Path(settings.audit_file), registry, labels, secret, chain)
+
+
+def _address(option: str, address: str) -> str:
+    """Return an address that may stand in the environment, since it can hold a password."""
+    if not address.startswith(ENVIRONMENT):
+        return address
+    name = address.removeprefix(ENVIRONMENT)
+    if not os.environ.get(name):
+        raise ServingError(f"--{option}: the environment has no {name}.")
+    return os.environ[name]
 
 
 def _jobs(

@@ -57,6 +57,9 @@ class ProductionSettings(BaseModel):
             address may be `env:<NAME>`, since it can hold a password.
         cache_disk_bytes, cache_ttl_seconds: its limits.
         audit_file: the audit trail, a file of SQLite.
+        audit_elasticsearch_url: the audit trail in Elasticsearch instead, `https://host:9200/<index>`, or
+            `env:<NAME>`, since it can hold a password; see `audit_elasticsearch`.
+        audit_elasticsearch_key: `file:<path>` or `env:<NAME>`, an API key of Elasticsearch, encoded.
         audit_key: keys the trail's hashes.
         audit_caller_header: names who asks, set by a proxy that has made sure of it.
         deadline_seconds: for each explanation, a request's own `deadline` may be shorter: then comes the
@@ -90,6 +93,8 @@ class ProductionSettings(BaseModel):
     cache_disk_bytes: int = Field(256 * 2**20, ge=2**20)
     cache_ttl_seconds: float = Field(3600.0, gt=0)
     audit_file: str = ""
+    audit_elasticsearch_url: str = ""
+    audit_elasticsearch_key: str = ""
     audit_key: str = ""
     audit_caller_header: str = Field("x-forwarded-user", pattern=r"^[A-Za-z0-9-]{1,64}$")
     deadline_seconds: float | None = Field(None, gt=0, le=3600)
@@ -107,6 +112,11 @@ class ProductionSettings(BaseModel):
         """Whether any level of the cache is on."""
         return bool(self.cache_memory_bytes or self.cache_redis_url or self.cache_disk_folder)
 
+    @property
+    def audits(self) -> bool:
+        """Whether there is an audit trail."""
+        return bool(self.audit_file or self.audit_elasticsearch_url)
+
 
 # An option that does nothing without another: (option, needed).
 _NEEDS = (
@@ -115,7 +125,7 @@ _NEEDS = (
     ("signing_key_id", "signing_key"),
     ("previous_signing_key", "signing_key"),
     ("previous_signing_key_id", "previous_signing_key"),
-    ("audit_key", "audit_file"),
+    ("audit_elasticsearch_key", "audit_elasticsearch_url"),
 )
 # Options that only some methods can honour.
 _ATTRIBUTIONS_ONLY = ("top_k", "attribution_window")
@@ -144,6 +154,12 @@ def read_settings(given: Mapping[str, Any], method: str, asks_model: bool) -> Pr
     for option, needed in _NEEDS:
         if getattr(settings, option) and not getattr(settings, needed):
             raise ServingError(f"--{option} needs --{needed}.")
+    if settings.audit_file and settings.audit_elasticsearch_url:
+        raise ServingError(
+            "--audit_file and --audit_elasticsearch_url: the audit trail is kept in one place; choose one."
+        )
+    if settings.audit_key and not settings.audits:
+        raise ServingError("--audit_key needs --audit_file or --audit_elasticsearch_url.")
     for option in _ATTRIBUTIONS_ONLY:
         if getattr(settings, option) and method not in ATTRIBUTING:
             raise ServingError(
