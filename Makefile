@@ -63,7 +63,7 @@ train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 
 ##@ Development
 test: ## Run the tests; ARGS='-k name' picks some
-	@$(ENSURE) "$$python" -m pytest $(ARGS)
+	@$(ENSURE) $(if $(ARGS),"$$python" -m pytest $(ARGS),tests/run.sh "$$python")
 
 bench: ## Measure what each explanation method costs: time and calls of the model (minutes)
 	@$(ENSURE) "$$python" benchmarks/explain_methods.py $(ARGS)

@@ -380,6 +380,12 @@ def test_clean_keeps_what_is_expensive(make, copy):
     assert [name for name in lose if (copy / name).exists()] == []
 
 
+def test_make_test_runs_every_folder_of_tests(root):
+    folders = {path.parent.name for path in root.glob("tests/*/test_*.py")}
+    script = (root / "tests" / "run.sh").read_text(encoding="utf-8")
+    assert {f"tests/{name}" for name in folders} == set(re.findall(r"(?<= )tests/\w+(?= )", script))
+
+
 def test_shell_scripts_are_executable(root):
     scripts = [root / ".ci/run", *root.glob("helpers/**/*.sh"), *root.glob("kind/**/*.sh")]
     assert [path for path in scripts if not os.access(path, os.X_OK)] == []
