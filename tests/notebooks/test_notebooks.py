@@ -88,6 +88,7 @@ def dataset(request, tmp_path_factory) -> Iterator[str]:
         if dataset == "cifar10" or path.stem not in MOSTLY_TABLES
     ],
     indirect=["dataset"],
+    scope="module",  # or every notebook would get a stack and artefacts of its own
 )
 def test_runs(path, tmp_path, dataset):
     parameters = REDUCED.get(path.stem, {})
