@@ -26,7 +26,7 @@ REDUCED: dict[str, dict[str, object]] = {
     "03_performance_metrics": {"REQUESTS": 100, "WRONG": 10},
     "04_payload_events": {"REQUESTS": 30},
     "05_statistical_metrics": {"FEEDBACK": 100, "LATE": 40},
-    "06_outlier_vae": {"LIVE_IMAGES": 1280, "TEST_IMAGES": 500, "NORMAL_REQUESTS": 40},
+    "06_outlier_vae": {"LIVE_IMAGES": 2000, "TEST_IMAGES": 500, "NORMAL_REQUESTS": 40},
     "07_drift_ks": {"UNDRIFTED_WINDOWS": 3, "ROWS": 100},
     "08_explain_anchor_images": {"IMAGES": 2},
     "09_explainer_methods": {"PER_CLAUSE": 2, "REQUESTS": 2},
