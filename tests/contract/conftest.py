@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+
+from helpers import artifacts
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0  # a busy machine; an idle one needs less than one
@@ -207,3 +210,34 @@ def subscriber() -> Iterator[Subscriber]:
 def wait_until() -> Callable[[Callable[[], Any], float, str], None]:
     """Return until(check, seconds, what)."""
     return until
+
+
+@pytest.fixture(scope="module")
+def save_toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
+    """Return save(predict, shape): saves the artefact toy/anchor_images and returns its explainer."""
+    from helpers.serving.explain.lean_alibi import prepare_alibi
+
+    prepare_alibi()
+    from alibi.explainers.anchors.anchor_image import AnchorImage
+
+    def save(predict: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...]) -> AnchorImage:
+        explainer = AnchorImage(
+            predict,
+            image_shape=shape,
+            segmentation_fn="slic",
+            segmentation_kwargs={
+                "n_segments": 5,
+                "compactness": 10,
+                "sigma": 0.5,
+                "start_label": 0,
+            },
+            seed=0,
+        )
+        artifacts.save(
+            "toy", "anchor_images", explainer.save, format="alibi", summary="a toy", figures={}
+        )
+        return explainer
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARTIFACTS_DIR", str(tmp_path_factory.mktemp("artifacts")))
+        yield save

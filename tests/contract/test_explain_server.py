@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,26 +84,9 @@ class Model:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def toy(save_toy: Callable[..., Any]) -> Any:
     """Save the artefact toy/anchor_images; return the explainer that asks `classify` directly."""
-    from helpers.serving.explain.lean_alibi import prepare_alibi
-
-    prepare_alibi()
-    from alibi.explainers.anchors.anchor_image import AnchorImage
-
-    explainer = AnchorImage(
-        classify,
-        image_shape=SHAPE,
-        segmentation_fn="slic",
-        segmentation_kwargs={"n_segments": 5, "compactness": 10, "sigma": 0.5, "start_label": 0},
-        seed=0,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARTIFACTS_DIR", str(tmp_path_factory.mktemp("artifacts")))
-        artifacts.save(
-            "toy", "anchor_images", explainer.save, format="alibi", summary="a toy", figures={}
-        )
-        yield explainer
+    return save_toy(classify, SHAPE)
 
 
 def build(model: Model, *options: str, protocol: str = "tensorflow.http") -> ExplainServer:

@@ -7,12 +7,11 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,19 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from helpers import artifacts
 from helpers.client import Client
 from helpers.serving.common.errors import RequestError
 from helpers.serving.explain.methods import method_class
 from helpers.serving.explain.model_client import ModelClient
 from helpers.serving.mlserver_explain import TAGS
 from helpers.serving.payloads import V2
+from helpers.stack.local.ports import Ports
 
 pytestmark = pytest.mark.timeout(240)
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
+PORTS = Ports()  # below those of outgoing connections, which could take one before the program does
 SHAPE = (16, 16, 3)
 URI = "s3://walkthrough/toy/anchor_images"
 
@@ -96,7 +96,7 @@ class Program:
     """`python -m helpers.serving.mlserver_explain` with the variables that the operator sets."""
 
     def __init__(self, folder: Path, model: str, *arguments: str, **changes: str | None) -> None:
-        ports = [free_port() for _ in range(3)]
+        ports = [PORTS.take() for _ in range(3)]
         self.url = f"http://127.0.0.1:{ports[0]}"
         self.log = folder / f"{ports[0]}.log"
         extra = {
@@ -151,12 +151,6 @@ class Program:
             self.process.wait(10)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def until(check: Any, program: Program) -> None:
     end = time.monotonic() + START_SECONDS
     while not check():
@@ -173,26 +167,9 @@ def model() -> Iterator[Model]:
 
 
 @pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def toy(save_toy: Callable[..., Any]) -> None:
     """Save the artefact toy/anchor_images."""
-    from helpers.serving.explain.lean_alibi import prepare_alibi
-
-    prepare_alibi()
-    from alibi.explainers.anchors.anchor_image import AnchorImage
-
-    explainer = AnchorImage(
-        classify,
-        image_shape=SHAPE,
-        segmentation_fn="slic",
-        segmentation_kwargs={"n_segments": 5, "compactness": 10, "sigma": 0.5, "start_label": 0},
-        seed=0,
-    )
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ARTIFACTS_DIR", str(tmp_path_factory.mktemp("artifacts")))
-        artifacts.save(
-            "toy", "anchor_images", explainer.save, format="alibi", summary="a toy", figures={}
-        )
-        yield
+    save_toy(classify, SHAPE)
 
 
 @pytest.fixture(scope="module")
@@ -372,7 +349,7 @@ def test_its_metrics_are_the_explain_servers(served: Program, healthy: Model) ->
 
 
 def test_it_waits_for_its_model_and_stops_while_it_waits(toy: None, tmp_path: Path) -> None:
-    program = Program(tmp_path, f"127.0.0.1:{free_port()}")
+    program = Program(tmp_path, f"127.0.0.1:{PORTS.take()}")
     try:
         until(lambda: "waits for its model" in program.said(), program)
         assert not program.ready()
