@@ -52,6 +52,7 @@ def app_of(broker: Broker, token: str) -> Starlette:
         registry=broker.registry,
         concurrency_limit=1024,
         lifespan=lifespan,
+        described_in="helpers.serving.broker",
     )
 
 

@@ -20,6 +20,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from helpers.serving.common.body import BODY_LIMIT, drain, too_large
 from helpers.serving.common.errors import ErrorShape, RequestError, plain_error
 from helpers.serving.common.metrics import expose, new_registry
+from helpers.serving.common.openapi import PATH as OPENAPI_PATH
+from helpers.serving.common.openapi import document
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ def create_app(
     body_limit: int = BODY_LIMIT,
     concurrency_limit: int = CONCURRENCY_LIMIT,
     lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None,
+    described_in: str | None = None,
 ) -> Starlette:
     """Return an ASGI app with `routes` in this project's frame.
 
@@ -62,6 +65,7 @@ def create_app(
         body_limit: bytes of a body as sent; more is answered with 413.
         concurrency_limit: requests under way at once; more is answered with 503 and Retry-After.
         lifespan: starlette's start-up and shutdown.
+        described_in: the package whose `openapi.yaml` describes the routes; `/openapi.json` answers with it.
     """
 
     def live(request: Request) -> Response:
@@ -73,12 +77,18 @@ def create_app(
             return JSON({"ready": True})
         return JSON({"ready": False, "reason": reason}, status_code=503)
 
+    def described(request: Request) -> Response:
+        assert described_in is not None
+        return JSON(document(described_in, shape_error=shape_error, metrics_path=metrics_path))
+
     own = {"/live", "/ready", metrics_path}
 
     async def refuse(request: Request, error: Exception) -> Response:
         return _answer(_as_request_error(error, request), request.url.path, shape_error)
 
     frame = [Route("/live", _async(live)), Route("/ready", _async(ready))]
+    if described_in is not None:
+        frame.append(Route(OPENAPI_PATH, _async(described)))
     app = Starlette(
         routes=[*routes, *frame, Route(metrics_path, _async(expose))],
         exception_handlers={RequestError: refuse, HTTPException: refuse},

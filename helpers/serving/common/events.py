@@ -124,6 +124,14 @@ def new_event(
     )
 
 
+def restore_event(attributes: bytes, data: bytes) -> CloudEvent:
+    """Return the event whose `attributes()` were stored as JSON, beside its data."""
+    named = orjson.loads(attributes)
+    del named["specversion"]
+    own = {name: named.pop(name, None) for name in (*_REQUIRED, *_OPTIONAL)}
+    return CloudEvent(data=data, extensions=named, **own)
+
+
 def now() -> str:
     """The present time as RFC 3339 in UTC, with microseconds."""
     return datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")

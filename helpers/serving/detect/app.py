@@ -237,6 +237,7 @@ def make_app(server: DetectServer, on_failure: Callable[[str], None] = log.error
         registry=server.registry,
         metrics_path="/v1/metrics",
         lifespan=lifespan,
+        described_in="helpers.serving.detect",
     )
 
 

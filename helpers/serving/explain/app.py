@@ -448,6 +448,7 @@ def make_app(server: ExplainServer, on_failure: Callable[[str], None] = log.erro
         not_ready=server.service.not_ready,
         registry=server.registry,
         lifespan=lifespan,
+        described_in="helpers.serving.explain",
     )
 
 

@@ -84,6 +84,7 @@ class ModelServer:
             registry=self.registry,
             body_limit=body_limit,
             lifespan=self._lifespan,
+            described_in="helpers.serving.tf_server",
         )
 
     def not_ready(self) -> str | None:
