@@ -11,12 +11,13 @@ cluster.url("cifar10")            # http://127.0.0.1:8003/seldon/walkthrough/cif
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from helpers.errors import StackError
 from helpers.metrics import Samples
+from helpers.stack import alerts
 
 NAMESPACE = "walkthrough"  # of every manifest of this repository
 WAIT_SECONDS = 180.0
@@ -49,14 +50,23 @@ class ServerStatus:
 
 @dataclass(frozen=True)
 class Applied:
-    """What `apply` did with one object: created, configured (changed) or unchanged."""
+    """What `apply` did with one object: created, configured (changed) or unchanged.
+
+    Args:
+        kind: of the object.
+        name: of the object.
+        action: what was done.
+        note: what has no effect here, and why; empty where all of it has.
+    """
 
     kind: str
     name: str
     action: str
+    note: str = field(default="", repr=False)
 
     def __str__(self) -> str:
-        return f"{self.kind.lower()}/{self.name} {self.action}"
+        done = f"{self.kind.lower()}/{self.name} {self.action}"
+        return f"{done} ({self.note})" if self.note else done
 
 
 class Stack(ABC):
@@ -149,6 +159,16 @@ class Stack(ABC):
     @abstractmethod
     def prometheus_note(self) -> str:
         """One sentence: why there is no Prometheus and what to do; empty where there is one."""
+
+    def alerts(self) -> list[alerts.Alert]:
+        """Return the alerts that are pending or firing in Prometheus now.
+
+        Raises:
+            StackError: there is no Prometheus, or it does not answer.
+        """
+        if self.prometheus_url is None:
+            raise StackError(self.prometheus_note)
+        return alerts.read(self.prometheus_url)
 
     @abstractmethod
     def down(self) -> None:

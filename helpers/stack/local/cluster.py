@@ -19,10 +19,12 @@ from helpers.serving.gateway.routes import Routes, RouteTable
 from helpers.stack.documents import Document, checked
 from helpers.stack.interface import Applied
 from helpers.stack.local import plan as planning
+from helpers.stack.local import prometheus
 from helpers.stack.local.addresses import Addresses, ServiceAddress
 from helpers.stack.local.plan import Key, Plan
 from helpers.stack.local.relay import Relay
-from helpers.stack.local.resources import Object, Service, Trigger, parse
+from helpers.stack.local.resources import Object, PrometheusRule, Service, Trigger, parse
+from helpers.stack.local.rules import NOT_EVALUATED, RuleFiles
 from helpers.stack.local.seldon import Model
 from helpers.stack.local.spec import ServerSpec
 from helpers.stack.local.supervisor import Supervisor
@@ -50,6 +52,7 @@ class Cluster:
         broker: events.
         gateway, broker_address: `host:port`.
         file: keeps what has been applied.
+        rules: where Prometheus reads its rules; None where nobody evaluates any.
     """
 
     def __init__(
@@ -60,6 +63,7 @@ class Cluster:
         gateway: str,
         broker_address: str,
         file: Path,
+        rules: RuleFiles | None = None,
     ) -> None:
         self.supervisor = supervisor
         self.routes = routes
@@ -67,6 +71,7 @@ class Cluster:
         self.gateway = gateway
         self.broker_address = broker_address
         self.file = file
+        self.rules = rules
         self.documents: dict[Key, Document] = {}
         self.objects: dict[Key, Object] = {}
         self.plan = Plan({}, {}, {}, frozenset(), {})
@@ -134,12 +139,16 @@ class Cluster:
                     )
                 origins[one.key] = document.origin
                 self._check_moved(one, document.origin)
+            notes = await self._check_rules(given)
             objects = {**self.objects, **{one.key: one for _, one in given}}
             known = set(self.relays)
             try:
                 await self._listen_for(objects.values())
                 plan = planning.make(objects, self._addresses(objects), origins)
-                applied = [Applied(one.kind, one.name, self._action(one)) for _, one in given]
+                applied = [
+                    Applied(one.kind, one.name, self._action(one), notes.get(one.key, ""))
+                    for _, one in given
+                ]
                 kept = {**self.documents, **{one.key: document for document, one in given}}
                 await self._enforce(kept, objects, plan)
             except StackError:
@@ -148,6 +157,15 @@ class Cluster:
                     await self.relays.pop(key).stop()
                 raise
             return applied
+
+    async def _check_rules(self, given: list[tuple[Document, Object]]) -> dict[Key, str]:
+        """Check rules as Prometheus would; return by key what will not be done with them."""
+        found = [(document, one) for document, one in given if isinstance(one, PrometheusRule)]
+        if self.rules is not None:
+            for document, one in found:
+                await self.rules.check(one, document.origin)
+        missing = prometheus.find_prometheus() is None
+        return {one.key: NOT_EVALUATED for _, one in found} if missing else {}
 
     def _check_moved(self, one: Object, origin: str) -> None:
         """A trigger stays with its broker, as in Knative: its backlog is of that one."""
@@ -224,6 +242,9 @@ class Cluster:
             await self.broker.delete_broker(namespace, name)
         for spec in self._wanted():
             self.supervisor.apply(spec)
+        if self.rules is not None:
+            rules = [one for one in objects.values() if isinstance(one, PrometheusRule)]
+            self.rules.write(rules)
         self.refresh()
 
     def _keep(self, documents: dict[Key, Document]) -> None:
@@ -269,6 +290,8 @@ class Cluster:
         for status in self.supervisor.status():
             if status.name not in needed and status.state != "stopping":
                 self.supervisor.remove(status.name)
+        if self.rules is not None and prometheus.NAME in self._extra:
+            self.rules.load(self.supervisor.status())
 
     def status(self) -> list[ObjectStatus]:
         """Return every applied object."""

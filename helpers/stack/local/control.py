@@ -76,7 +76,9 @@ def make_app(
         ("POST", "/v1/down", api.down),
     ]
     routes = [Route(path, guarded(handler), methods=[method]) for method, path, handler in table]
-    return create_app("stack", routes, registry=registry)
+    return create_app(
+        "stack", routes, registry=registry, described_in="helpers.stack.local"
+    )
 
 
 class _Control:
@@ -109,7 +111,11 @@ class _Control:
             raise RequestError(422, str(problem), reason="MANIFEST") from problem
         except StackError as problem:
             raise RequestError(503, str(problem)) from problem
-        return JSON({"applied": [asdict(one) for one in applied]})
+        told = [asdict(one) for one in applied]
+        # A note is there where it says something.
+        return JSON(
+            {"applied": [{k: v for k, v in one.items() if v or k != "note"} for one in told]}
+        )
 
     async def status(self, request: Request) -> Response:
         return JSON(

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp
 from helpers import artifacts
 from helpers.serving.broker import cli as broker_cli
 from helpers.serving.broker.broker import Broker
+from helpers.serving.broker.ingress import NearIngress
 from helpers.serving.broker.retention import Limits
 from helpers.serving.common.metrics import new_registry
 from helpers.serving.common.server import bind, configure_logging, uvicorn_config
@@ -34,6 +35,7 @@ from helpers.serving.gateway.routes import Routes
 from helpers.stack.interface import NAMESPACE
 from helpers.stack.local import control, prometheus
 from helpers.stack.local.cluster import Cluster
+from helpers.stack.local.rules import RuleFiles
 from helpers.stack.local.state import Listening, State, code_version
 from helpers.stack.local.supervisor import Supervisor
 from helpers.stack.local.usage import UsageCollector
@@ -80,11 +82,19 @@ async def serve(state: State) -> None:
             cluster.refresh()
 
     supervisor = Supervisor(state.folder, on_change=on_change)
-    cluster = Cluster(supervisor, routes, broker, at["gateway"], at["broker"], state.objects)
+    rules = RuleFiles(state.folder / "rules")
+    cluster = Cluster(supervisor, routes, broker, at["gateway"], at["broker"], state.objects, rules)
     registry = new_registry()
     registry.register(UsageCollector(supervisor))
     servers = [
-        _Server(Gateway(routes), listeners["gateway"]),
+        _Server(
+            Gateway(
+                routes,
+                spool=state.folder / "gateway",
+                near=NearIngress(broker, at["broker"]),
+            ),
+            listeners["gateway"],
+        ),
         _Server(broker_cli.app_of(broker, token), listeners["broker"]),
         _Server(
             control.make_app(cluster, token, _own_targets(at), registry, stopping.set),
@@ -102,7 +112,9 @@ async def serve(state: State) -> None:
         if prometheus.find_prometheus():
             targets = f"http://{at['control']}/v1/targets"
             cluster.run_beside(
-                prometheus.spec(targets, state.token_file, state.folder / "prometheus")
+                prometheus.spec(
+                    targets, state.token_file, state.folder / "prometheus", rules.folder
+                )
             )
         _say(state, at)
         log.info("gateway on http://%s", at["gateway"])

@@ -27,6 +27,7 @@ REFRESH_INTERVAL = "1s"
 RETENTION_TIME = "2d"
 RETENTION_SIZE = "256MB"
 LONGEST_QUERY = "20s"
+RULES_SUFFIX = ".rules.yml"
 LARGEST_BODY = "16MB"  # of one scrape
 
 Target = tuple[str, str, Mapping[str, str]]
@@ -42,6 +43,7 @@ def configuration(
     targets_url: str,
     token_file: str | Path,
     *,
+    rules: str | Path | None = None,
     scrape_interval: str = SCRAPE_INTERVAL,
     refresh_interval: str = REFRESH_INTERVAL,
 ) -> str:
@@ -50,7 +52,9 @@ def configuration(
     Args:
         targets_url: of the control API, `http://127.0.0.1:<port>/v1/targets`.
         token_file: holds the control API's token, sent as `Authorization: Bearer`.
-        scrape_interval: also the limit of one scrape, e.g. "1s".
+        rules: folder of the files of rules; it need not be there.
+        scrape_interval: also the limit of one scrape and the interval between two evaluations of the
+            rules, e.g. "1s".
         refresh_interval: between two looks at `targets_url`.
     """
     job = {
@@ -69,20 +73,27 @@ def configuration(
             }
         ],
     }
-    whole = {
-        "global": {"scrape_interval": scrape_interval, "scrape_timeout": scrape_interval},
-        "scrape_configs": [job],
-    }
+    times = {"scrape_interval": scrape_interval, "scrape_timeout": scrape_interval}
+    whole: dict[str, object] = {"global": times, "scrape_configs": [job]}
+    if rules is not None:
+        times["evaluation_interval"] = scrape_interval
+        whole["rule_files"] = [f"{Path(rules).absolute()}/*{RULES_SUFFIX}"]
     return yaml.safe_dump(whole, sort_keys=False)
 
 
-def spec(targets_url: str, token_file: str | Path, folder: str | Path) -> ServerSpec:
+def spec(
+    targets_url: str,
+    token_file: str | Path,
+    folder: str | Path,
+    rules: str | Path | None = None,
+) -> ServerSpec:
     """Return the server that Prometheus is.
 
     Args:
         targets_url: as for `configuration`.
         token_file: as for `configuration`.
         folder: where it keeps its data, also from one start to the next.
+        rules: as for `configuration`. It reads them anew on SIGHUP.
 
     Raises:
         StackError: the program is not installed.
@@ -105,7 +116,7 @@ def spec(targets_url: str, token_file: str | Path, folder: str | Path) -> Server
             f"--scrape.discovery-reload-interval={REFRESH_INTERVAL}",
             "--log.level=warn",
         ),
-        files={"prometheus.yml": configuration(targets_url, token_file)},
+        files={"prometheus.yml": configuration(targets_url, token_file, rules=rules)},
         ready_path="/-/ready",
         metrics_path=None,
         recreate=True,  # two of them cannot share the folder

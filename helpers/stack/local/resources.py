@@ -43,6 +43,13 @@ def _is_key(text: str) -> str:
     return text
 
 
+def _is_duration(text: str) -> str:
+    parts = "".join(f"([0-9]+{unit})?" for unit in ("y", "w", "d", "h", "m", "s", "ms"))
+    if not re.fullmatch(f"0|{parts}", text) or not text:
+        raise ValueError("a duration is written as 30s, 5m or 1h30m")
+    return text
+
+
 DnsName = Annotated[str, AfterValidator(_is_name)]
 DataKey = Annotated[str, AfterValidator(_is_key)]
 
@@ -577,6 +584,64 @@ class SeldonDeployment(Object):
     spec: SeldonDeploymentSpec
 
 
+RuleDuration = Annotated[str, AfterValidator(_is_duration)]  # as the operator checks them
+
+
+class Rule(Part):
+    """One alert, or one recorded series."""
+
+    expr: str | int
+    alert: Annotated[str, Field(min_length=1)] | None = None
+    record: Annotated[str, Field(min_length=1)] | None = None
+    for_: Annotated[RuleDuration | None, Field(alias="for")] = None
+    keep_firing_for: Annotated[RuleDuration | None, Field(alias="keep_firing_for")] = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.alert is None) == (self.record is None):
+            raise ValueError("give alert or record, one of them")
+        if self.record is not None and (self.for_, self.keep_firing_for) != (None, None):
+            raise ValueError(f"{self.record} is recorded: for and keep_firing_for are of alerts")
+        if self.record is not None and self.annotations:
+            raise ValueError(f"{self.record} is recorded: annotations are of alerts")
+        return self
+
+
+class RuleGroup(Part):
+    """Rules that are evaluated one after the other."""
+
+    name: Annotated[str, Field(min_length=1)]
+    rules: list[Rule] = []
+    interval: RuleDuration | None = None
+    limit: Annotated[int, Field(ge=0)] = 0
+    partial_response_strategy: Annotated[Any, Field(alias="partial_response_strategy")] = None
+
+
+class PrometheusRuleSpec(Part):
+    """What Prometheus computes at intervals, and when it raises an alert."""
+
+    groups: list[RuleGroup] = []
+
+    @field_validator("groups")
+    @classmethod
+    def _differ(cls, groups: list[RuleGroup]) -> list[RuleGroup]:
+        names = [group.name for group in groups]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"two groups are called {twice[0]!r}")
+        return groups
+
+
+class PrometheusRule(Object):
+    """monitoring.coreos.com/v1 PrometheusRule."""
+
+    api_version: Literal["monitoring.coreos.com/v1"]
+    kind: Literal["PrometheusRule"]
+    spec: PrometheusRuleSpec
+
+
 KINDS: dict[str, type[Object]] = {
     "SeldonDeployment": SeldonDeployment,
     "Deployment": Deployment,
@@ -585,6 +650,7 @@ KINDS: dict[str, type[Object]] = {
     "Secret": Secret,
     "Broker": Broker,
     "Trigger": Trigger,
+    "PrometheusRule": PrometheusRule,
 }
 
 

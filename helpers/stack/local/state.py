@@ -4,7 +4,7 @@ stack.json     where the daemon listens
 token          of its control API, readable by the user alone
 lock           held as long as the daemon runs, however it ends
 objects.json   what has been applied, so that a daemon that was killed comes back with it
-daemon.log, logs/, servers/, broker/, prometheus/
+daemon.log, logs/, servers/, broker/, gateway/, prometheus/, rules/
 """
 
 from __future__ import annotations
