@@ -16,6 +16,7 @@ from helpers.errors import ManifestError
 
 ROOT = Path(__file__).resolve().parents[2]
 SUFFIXES = (".yaml", ".yml")
+KUSTOMIZATIONS = ("kustomization.yaml", "kustomization.yml")  # lists of files, no objects
 DATASET = "cifar10"  # the one that manifests name
 # Rows of a drift window where there are fewer images than manifests count on; helpers.train.settings
 # calibrates for them.
@@ -45,7 +46,8 @@ class Document:
 def read(paths: Iterable[str | Path], dataset: str = DATASET) -> list[Document]:
     """Return the documents of files, and of every manifest that lies in folders, in order of their names.
 
-    A relative path is looked for in the working directory, then in the repository.
+    A relative path is looked for in the working directory, then in the repository. A folder's
+    kustomization.yaml is left out: it is for kubectl.
 
     Args:
         paths: files and folders.
@@ -53,7 +55,8 @@ def read(paths: Iterable[str | Path], dataset: str = DATASET) -> list[Document]:
             window replaces `--drift_batch_size` too.
 
     Raises:
-        ManifestError: a path is missing or empty, is no YAML, or holds no Kubernetes object.
+        ManifestError: a path is missing or empty, is no YAML, is a kustomize overlay, or holds no
+            Kubernetes object.
     """
     paths = list(paths)
     documents = [
@@ -77,9 +80,15 @@ def _files(path: str | Path) -> list[Path]:
         found = given if given.is_absolute() or given.exists() else ROOT / given
         if found.is_dir():
             files = sorted(file for file in found.iterdir() if file.suffix in SUFFIXES)
-            if not files:
+            if any(_is_overlay(file) for file in files):
+                raise ManifestError(
+                    f"{shown(found)}: this is an overlay, which changes manifests of other folders; "
+                    f"run `kubectl kustomize {shown(found)} > overlay.yaml` and apply overlay.yaml."
+                )
+            manifests = [file for file in files if file.name not in KUSTOMIZATIONS]
+            if not manifests:
                 raise ManifestError(f"{shown(found)}: the folder holds no .yaml file.")
-            return files
+            return manifests
         if not found.is_file():
             there = "is no file" if found.exists() else "no such file"
             raise ManifestError(f"{given}: {there}{_neighbours(found)}.")
@@ -87,6 +96,13 @@ def _files(path: str | Path) -> list[Path]:
         reason = getattr(problem, "strerror", None) or problem
         raise ManifestError(f"{str(given)[:200]!r} cannot be read: {reason}.") from problem
     return [found]
+
+
+def _is_overlay(file: Path) -> bool:
+    """Whether it is a kustomization that builds on others."""
+    return file.name in KUSTOMIZATIONS and any(
+        line.startswith("bases:") for line in file.read_text(encoding="utf-8").splitlines()
+    )
 
 
 def _neighbours(path: Path) -> str:
