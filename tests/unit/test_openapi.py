@@ -8,6 +8,7 @@ from typing import Any
 
 import jsonschema
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
@@ -17,8 +18,8 @@ from helpers.serving.common.errors import RequestError, plain_error, seldon_erro
 from helpers.serving.common.openapi import document
 from helpers.serving.explain.app import JOBS_PATH
 from helpers.serving.gateway.paths import explain_target, resolve
-from helpers.serving.payload_log import cli as payload_log
 from helpers.serving.tf_server import app as tf_server
+from helpers.stack.local import control
 
 SERVERS = ("broker", "detect", "explain", "gateway", "payload_log", "tf_server")
 METHODS = {"get", "post", "put", "delete"}
@@ -29,7 +30,10 @@ def described(server: str) -> dict[str, Any]:
 
 
 def documented(server: str) -> set[tuple[str, str]]:
-    paths = described(server)["paths"]
+    return pairs(described(server)["paths"])
+
+
+def pairs(paths: dict[str, Any]) -> set[tuple[str, str]]:
     return {
         (method, re.sub(r"\{\w+\}", "{}", path))
         for path, operations in paths.items()
@@ -52,7 +56,17 @@ def test_those_of_the_broker(tmp_path: Path) -> None:
 
 
 def test_those_of_the_payload_log(tmp_path: Path) -> None:
+    from helpers.serving.payload_log import cli as payload_log
+
     assert documented("payload_log") == served(payload_log.make_app(tmp_path))
+
+
+def test_those_of_the_local_stack() -> None:
+    app = control.make_app(None, "token", [], CollectorRegistry(), lambda: None)  # type: ignore[arg-type]
+    paths = document("helpers.stack.local", shape_error=plain_error, metrics_path="/metrics")[
+        "paths"
+    ]
+    assert pairs(paths) == served(app)
 
 
 def test_those_of_tf_server() -> None:
