@@ -25,7 +25,7 @@ from helpers.serving.broker.model import Trigger
 from helpers.serving.broker.retention import Limits, Retention
 from helpers.serving.broker.store import Change, open_store
 from helpers.serving.common.errors import RequestError
-from helpers.serving.common.events import CloudEvent, now
+from helpers.serving.common.events import CloudEvent, now, restore_event
 from helpers.serving.common.sqlite import settle
 
 log = logging.getLogger(__name__)
@@ -399,17 +399,6 @@ class Broker:
     def _backlogs(self) -> Iterator[tuple[str, str, int]]:
         for lane in list(self.by_id.values()):
             yield lane.trigger.namespace, lane.trigger.name, self.backlog[lane.id]
-
-
-def restore_event(attributes: bytes, data: bytes) -> CloudEvent:
-    """Return the event that `attributes` and `data` were stored of."""
-    named = orjson.loads(attributes)
-    del named["specversion"]
-    own = {
-        name: named.pop(name, None)
-        for name in ("id", "source", "type", "time", "subject", "dataschema", "datacontenttype")
-    }
-    return CloudEvent(data=data, extensions=named, **own)
 
 
 def iso(seconds: float) -> str:

@@ -14,6 +14,7 @@ stands for `<deployment>-<predictor>.<namespace>.svc.cluster.local:8000`, one pr
 - `variant`   which predictor served: pinned by a header, told in headers, tags and events
 - `client`    a pooled HTTP client for model servers and brokers
 - `events`    payload events, sent in the background
+- `spool`     the same on disk, until a broker has them
 - `metrics`   the executor's histograms, and what the gateway does besides
 - `watch`     reads the routes again when their file changes
 

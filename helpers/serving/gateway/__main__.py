@@ -23,6 +23,9 @@ def main(
     port: Annotated[int, typer.Option(help="HTTP port; 0 takes a free one.")] = 8003,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     seed: Annotated[int | None, typer.Option(help="Makes the traffic split repeatable.")] = None,
+    spool: Annotated[
+        Path | None, typer.Option(help="Folder in which payload events survive a crash.")
+    ] = None,
     body_limit: Annotated[int, typer.Option(min=1, help="Bytes of one body.")] = BODY_LIMIT,
 ) -> None:
     """Serve the deployments of a route file at /seldon/<namespace>/<deployment>/."""
@@ -30,12 +33,14 @@ def main(
         table = read_table(config)
     except ServingError as problem:
         sys.exit(f"gateway: {problem}")
-    run(
-        lambda: Gateway(table, config=config, seed=seed, body_limit=body_limit),
-        name="gateway",
-        port=port,
-        host=host,
-    )
+
+    def build() -> Gateway:
+        try:
+            return Gateway(table, config=config, seed=seed, body_limit=body_limit, spool=spool)
+        except ServingError as problem:
+            sys.exit(f"gateway: {problem}")
+
+    run(build, name="gateway", port=port, host=host)
 
 
 if __name__ == "__main__":

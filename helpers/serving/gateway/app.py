@@ -16,17 +16,19 @@ import orjson
 from prometheus_client import CollectorRegistry
 from starlette.types import Receive, Scope, Send
 
+from helpers.serving.common import openapi
 from helpers.serving.common.body import BODY_LIMIT
 from helpers.serving.common.errors import ErrorShape, RequestError, plain_error, seldon_error
 from helpers.serving.common.metrics import new_registry
 from helpers.serving.gateway.client import Answer, Header, PooledClient, Upstream
-from helpers.serving.gateway.events import EventSender
+from helpers.serving.gateway.events import EventSender, Near
 from helpers.serving.gateway.intake import BUFFER_LIMIT, BodyReader, Intake, read_headers
 from helpers.serving.gateway.metrics import Metrics
 from helpers.serving.gateway.orchestrator import JSON_TYPE, Orchestrator, Request
 from helpers.serving.gateway.paths import explain_target, resolve
 from helpers.serving.gateway.routes import Deployment, Predictor, Routes, RouteTable
 from helpers.serving.gateway.split import Splitter
+from helpers.serving.gateway.spool import Spool
 from helpers.serving.gateway.variant import Variant
 from helpers.serving.gateway.watch import watch
 
@@ -63,6 +65,11 @@ class Gateway:
         registry: for the metrics; a new one by default.
         body_limit: bytes of one body; more is answered with 413.
         buffer_limit: bytes of all bodies held at once; more is answered with 503.
+        spool: folder in which payload events survive the process; None keeps them in memory.
+        near: a broker in this process.
+
+    Raises:
+        ServingError: the spool's folder cannot be used.
     """
 
     def __init__(
@@ -75,12 +82,15 @@ class Gateway:
         registry: CollectorRegistry | None = None,
         body_limit: int = BODY_LIMIT,
         buffer_limit: int = BUFFER_LIMIT,
+        spool: Path | None = None,
+        near: Near | None = None,
     ) -> None:
         self.routes = routes if isinstance(routes, Routes) else Routes(routes)
         self._config = config
         self._upstream = upstream if upstream is not None else PooledClient()
         self.metrics = Metrics(registry if registry is not None else new_registry())
-        self.events = EventSender(self._upstream, self.metrics)
+        kept = Spool(spool, self.metrics) if spool is not None else None
+        self.events = EventSender(self._upstream, self.metrics, near=near, spool=kept)
         self._orchestrator = Orchestrator(
             self.routes, self._upstream, self.events, self.metrics, Splitter(seed)
         )
@@ -117,6 +127,7 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                self.events.replay()
                 if self._config is not None:
                     watching = asyncio.create_task(watch(self._config, self.routes), name="watch")
                 await send({"type": "lifespan.startup.complete"})
@@ -189,6 +200,7 @@ class Gateway:
                 )
         except RequestError as problem:
             answer = variant.tagged(_refusal(problem, deployment, asked.rest), deployment, target)
+        self.events.keep(asked.intake.puid)
         seconds = time.perf_counter() - started
         self.metrics.served(deployment, predictor, target, answer.status, seconds)
         if variant.pinned:
@@ -238,6 +250,9 @@ class Gateway:
 
     def _own(self, path: str, scope: Scope) -> Answer:
         """The gateway's own paths."""
+        if path == openapi.PATH:
+            _check_get(path, scope)
+            return _json(200, _described())
         if path not in ("/ready", "/live", "/prometheus"):
             raise RequestError(
                 404,
@@ -280,6 +295,12 @@ def _with_explainer(deployment: Deployment, rest: str) -> tuple[Predictor, str]:
 def _check_get(path: str, scope: Scope) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         raise RequestError(405, f"{path} takes GET.", headers={"allow": "GET"})
+
+
+def _described() -> openapi.Document:
+    return openapi.document(
+        "helpers.serving.gateway", shape_error=plain_error, metrics_path="/prometheus"
+    )
 
 
 def _json(status: int, content: dict) -> Answer:

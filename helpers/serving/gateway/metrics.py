@@ -82,6 +82,16 @@ class Metrics:
         self.events_waiting_bytes = Gauge(
             "gateway_events_waiting_bytes", "The size of their data.", registry=registry
         )
+        self.events_replayed = Counter(
+            "gateway_events_replayed",
+            "Payload events that an earlier gateway had not delivered.",
+            registry=registry,
+        )
+        self.spool_errors = Counter(
+            "gateway_spool_errors",
+            "Attempts to keep payload events on disk that failed.",
+            registry=registry,
+        )
 
     def served(
         self,
