@@ -1,4 +1,7 @@
-"""The payload log: Seldon's documents, whatever order, however often, however broken."""
+"""The payload log: Seldon's documents, whatever order, however often, however broken, wherever kept.
+
+The same tests run against SQLite and against Elasticsearch, the latter tests/fakes/elasticsearch.py.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ from helpers.serving.common.events import (
     CloudEvent,
     new_event,
 )
+from tests.fakes.elasticsearch import FakeElasticsearch
 
 INDEX = "inference-log-seldon-seldon-cifar10-default"
 EXTENSIONS = {
@@ -33,9 +37,21 @@ EXTENSIONS = {
 pytestmark = pytest.mark.timeout(60)
 
 
+@pytest.fixture(scope="module", params=["sqlite", "elasticsearch"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
-def server(start_server: Callable[..., Any], tmp_path: Path) -> Any:
-    return start_server("helpers.serving.payload_log", "--state", str(tmp_path / "state"))
+def elastic(backend: str) -> Iterator[FakeElasticsearch | None]:
+    yield from an_elasticsearch(backend)
+
+
+@pytest.fixture
+def server(
+    start_server: Callable[..., Any], tmp_path: Path, elastic: FakeElasticsearch | None
+) -> Any:
+    return start_server("helpers.serving.payload_log", kept(elastic, tmp_path / "state"))
 
 
 @pytest.fixture
@@ -45,14 +61,34 @@ def client(server: Any) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
+def shared_elastic(backend: str) -> Iterator[FakeElasticsearch | None]:
+    yield from an_elasticsearch(backend)
+
+
+@pytest.fixture(scope="module")
 def shared(
-    start_shared: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+    start_shared: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+    shared_elastic: FakeElasticsearch | None,
 ) -> Iterator[httpx.Client]:
     """A client of a server that tests share; each uses a request id of its own."""
     state = tmp_path_factory.mktemp("state")
-    server = start_shared("helpers.serving.payload_log", "--state", str(state))
+    server = start_shared("helpers.serving.payload_log", kept(shared_elastic, state))
     with httpx.Client(base_url=server.url, timeout=20) as client:
         yield client
+
+
+def an_elasticsearch(backend: str) -> Iterator[FakeElasticsearch | None]:
+    if backend == "sqlite":
+        yield None
+        return
+    with FakeElasticsearch() as elastic:
+        yield elastic
+    assert elastic.broken == []
+
+
+def kept(elastic: FakeElasticsearch | None, folder: Path) -> str:
+    return f"--elasticsearch-url={elastic.url}" if elastic else f"--state={folder}"
 
 
 @pytest.fixture
@@ -326,8 +362,9 @@ def test_kill_9_loses_nothing_that_was_acknowledged(server: Any, client: httpx.C
 
 
 def test_two_processes_never_share_a_folder(
-    server: Any, start_server: Callable[..., Any], tmp_path: Path
+    start_server: Callable[..., Any], tmp_path: Path
 ) -> None:
+    start_server("helpers.serving.payload_log", "--state", str(tmp_path / "state"))
     with pytest.raises(AssertionError, match=r"Another payload log uses the folder"):
         start_server("helpers.serving.payload_log", "--state", str(tmp_path / "state"))
 

@@ -6,10 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from helpers.serving.common.app import create_app
@@ -17,42 +19,101 @@ from helpers.serving.common.errors import ServingError
 from helpers.serving.common.metrics import new_registry
 from helpers.serving.common.server import run
 from helpers.serving.common.sqlite import SWITCH_SECONDS
+from helpers.serving.payload_log.retention import KEEP_DAYS, KEEP_MIB, Retention, kept_within
 from helpers.serving.payload_log.server import routes
-from helpers.serving.payload_log.store import SQLiteStore
+from helpers.serving.payload_log.store import Store
 
 NAME = "payload-log"
+KEY = (
+    "PAYLOAD_LOG_ELASTICSEARCH_KEY"  # an API key; no option, which the list of processes would show
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
-def make_app(folder: Path) -> Starlette:
-    """Return the payload log's ASGI app over a state folder.
+def make_app(
+    folder: Path | None, elasticsearch_url: str = "", bounds: Retention | None = None
+) -> Starlette:
+    """Return the payload log's ASGI app.
+
+    Args:
+        folder: of the log in SQLite.
+        elasticsearch_url: where the log is kept in place of a folder.
+        bounds: how much is kept; by default as the options have it.
 
     Raises:
-        ServingError: the folder cannot be used.
+        ServingError: the folder cannot be used, there is none, or the URL is none.
     """
     registry = new_registry()
-    store = SQLiteStore(folder)
+    bounds = bounds or Retention()
+    if elasticsearch_url:
+        store = _elasticsearch(elasticsearch_url, registry)
+        bounds = replace(bounds, mib=0)
+    else:
+        store = _sqlite(folder)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        store.database.start()
-        yield
-        await store.database.close()
+        await store.start()
+        async with kept_within(bounds, store, registry):
+            yield
+        await store.close()
 
     return create_app(
         NAME,
         routes(store, registry),
-        not_ready=lambda: store.database.problem,
+        not_ready=lambda: store.problem,
         registry=registry,
         lifespan=lifespan,
     )
 
 
+def _sqlite(folder: Path | None) -> Store:
+    from helpers.serving.payload_log.sqlite_store import SQLiteStore
+
+    if folder is None:
+        raise ServingError(
+            "say where the log is kept: --state FOLDER, or PAYLOAD_LOG_ELASTICSEARCH_URL."
+        )
+    return SQLiteStore(folder)
+
+
+def _elasticsearch(url: str, registry: CollectorRegistry) -> Store:
+    from helpers.serving.payload_log.elastic.client import Client
+    from helpers.serving.payload_log.elastic.store import ElasticsearchStore
+
+    return ElasticsearchStore(Client(url, os.environ.get(KEY, "")), registry)
+
+
 @app.command()
 def serve(
     port: Annotated[int, typer.Option(help="0 takes a free one.", min=0, max=65535)],
-    state: Annotated[Path, typer.Option(help="Folder of the log; made where missing.")],
+    state: Annotated[
+        Path | None, typer.Option(help="Folder of the log in SQLite; made where missing.")
+    ] = None,
+    elasticsearch_url: Annotated[
+        str,
+        typer.Option(
+            envvar="PAYLOAD_LOG_ELASTICSEARCH_URL",
+            help=f"http(s)://host:port; keeps the log there, not in SQLite. {KEY} is an API key of it.",
+        ),
+    ] = "",
+    keep_days: Annotated[
+        float,
+        typer.Option(
+            envvar="PAYLOAD_LOG_KEEP_DAYS",
+            help="Remove what is older, in Elasticsearch from all indices of the log; 0 never.",
+            min=0,
+        ),
+    ] = KEEP_DAYS,
+    keep_mib: Annotated[
+        int,
+        typer.Option(
+            envvar="PAYLOAD_LOG_KEEP_MIB",
+            help="In SQLite, remove the oldest beyond this size; 0 never.",
+            min=0,
+        ),
+    ] = KEEP_MIB,
     host: Annotated[
         str, typer.Option(envvar="SERVING_HOST", help="Loopback unless you know better.")
     ] = "127.0.0.1",
@@ -63,7 +124,7 @@ def serve(
 
     def build() -> Starlette:
         try:
-            return make_app(state)
+            return make_app(state, elasticsearch_url, Retention(keep_days, keep_mib))
         except ServingError as problem:
             sys.exit(f"{NAME}: {problem}")
 

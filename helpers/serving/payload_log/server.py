@@ -47,10 +47,11 @@ def routes(store: Store, registry: CollectorRegistry) -> list[Route]:
     async def take(request: Request) -> Response:
         event = from_http(dict(request.headers), await read_body(request))
         kind = kind_of(event.type)
+        added = await store.add(event, None if kind is None else read_part(event, kind))
         if kind is None:
-            log.info("nothing kept of an event of type %s", event.type[:200])
+            log.info("no document has a place for an event of type %s", event.type[:200])
             ignored.inc()
-        elif await store.add(read_part(event, kind)):
+        elif added:
             taken.labels(kind).inc()
         else:
             again.inc()

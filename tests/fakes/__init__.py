@@ -1,0 +1,1 @@
+"""Servers that tests start in place of those that cannot be had here."""
