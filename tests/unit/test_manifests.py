@@ -29,7 +29,12 @@ from helpers.train import pipeline
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
-FILES = {str(path.relative_to(MANIFESTS)): path for path in sorted(MANIFESTS.rglob("*.yaml"))}
+# What is copied and applied as it is; overlays are in test_kustomize.py.
+FILES = {
+    str(path.relative_to(MANIFESTS)): path
+    for path in sorted(MANIFESTS.rglob("*.yaml"))
+    if path.name not in documents.KUSTOMIZATIONS and "overlays" not in path.parts
+}
 
 NAMESPACE = "walkthrough"
 BROKER = "http://broker-ingress.knative-eventing.svc.cluster.local/walkthrough/default"
@@ -102,7 +107,7 @@ def text_of(value: Any) -> Iterator[str]:
 
 
 # Of kinds that only a cluster has.
-CLUSTER_ONLY = ("canary/kind/", "kserve/", "monitoring/rules/")
+CLUSTER_ONLY = ("canary/kind/", "kserve/", "monitoring/monitors/")
 
 FILE = pytest.mark.parametrize("file", FILES)
 DEPLOYMENT = pytest.mark.parametrize("file", files_with("Deployment"))
@@ -282,6 +287,18 @@ def test_secrets_that_are_referred_to_are_defined():
         referred |= set(values_of(one, "envSecretRefName"))
         referred |= {reference["name"] for reference in values_of(one, "secretRef")}
     assert referred == named("Secret")
+
+
+def test_config_maps_that_are_referred_to_are_defined_or_optional():
+    references = [
+        reference
+        for one in [one for file in FILES for one in objects(file)]
+        for reference in values_of(one, "configMapRef")
+    ]
+    needed = {one["name"] for one in references if not one.get("optional")}
+    assert needed == named("ConfigMap")
+    # The overlay kind-logging makes it, and without it the logger keeps its log itself.
+    assert {one["name"] for one in references if one.get("optional")} == {"payload-log"}
 
 
 def values_of(value: Any, key: str) -> Iterator[Any]:
@@ -509,7 +526,8 @@ def test_every_artefact_of_a_manifest_is_committed():
 
 def test_the_table_of_the_readme_is_complete():
     lines = (MANIFESTS / "README.md").read_text().splitlines()
-    cells = [line.strip("|").split("|") for line in lines if line.startswith("| `")]
+    rows = [line for line in lines if re.match(r"\| `(?!overlays/)", line)]
+    cells = [line.strip("|").split("|") for line in rows]
     told = {row[0].strip(" `"): re.findall(r"`([^`]+)`", row[2]) for row in cells}
     assert len(told) == len(cells)
     assert told == {file: [container["image"] for container in containers(file)] for file in FILES}
