@@ -27,5 +27,7 @@ def connect(backend: str = "local", *, dataset: str = "cifar10") -> Stack:
 
         return LocalStack(dataset)
     if backend == "kind":
-        raise StackError("The kind backend is not there yet; use BACKEND=local.")
+        from helpers.stack.kind.client import KindStack
+
+        return KindStack(dataset)
     raise StackError(f"BACKEND={backend!r} is not known; {' and '.join(BACKENDS)} are.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -13,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from helpers import stack
-from helpers.errors import WalkthroughError
-from helpers.stack.interface import WAIT_SECONDS, ServerStatus
+from helpers.errors import StackError, WalkthroughError
+from helpers.stack.interface import ServerStatus, Stack
 
 PIPE_WIDTH = 240  # characters
 FOLLOW_SECONDS = 0.5  # between two looks at a log
@@ -26,15 +27,28 @@ Dataset = Annotated[str, typer.Option(help="Whose artefacts are served: cifar10 
 Paths = Annotated[list[Path], typer.Argument(help="Manifest files, or folders of them.")]
 
 
+Timeout = Annotated[
+    float | None, typer.Option(min=1, help="Seconds to wait at most; 180, or 600 on a cluster.")
+]
+
+
 @app.callback()
-def about() -> None:
-    """Run the manifests of this repository on this machine, without a cluster."""
+def about(
+    context: typer.Context,
+    backend: Annotated[str, typer.Option(help="local or kind, for every command.")] = "",
+) -> None:
+    """Run the manifests of this repository: on this machine without a cluster, or on that of `make kind-up`."""
+    if backend:
+        commands = [one.callback.__name__ for one in app.registered_commands if one.callback]
+        context.default_map = {name: {"backend": backend} for name in commands}
 
 
 @app.command()
 def up(backend: Backend = "local") -> None:
-    """Start the stack; `apply` does it too."""
+    """Start the local stack; `apply` does it too. A cluster is started by `make kind-up`."""
     cluster = stack.connect(backend)
+    if not hasattr(cluster, "up"):
+        raise StackError("A cluster is not started here: `make kind-up` does that.")
     listening = cluster.up()
     print(f"gateway http://{listening.gateway}\nbroker  http://{listening.broker}")
 
@@ -45,14 +59,14 @@ def apply(
     backend: Backend = "local",
     dataset: Dataset = "cifar10",
     wait: Annotated[bool, typer.Option(help="Return once everything is ready.")] = True,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait at most.")] = WAIT_SECONDS,
+    timeout: Timeout = None,
 ) -> None:
     """Apply manifests."""
     cluster = stack.connect(backend, dataset=dataset)
     for one in cluster.apply(*paths):
         print(one)
     if wait:
-        cluster.wait(timeout=timeout)
+        _wait(cluster, (), timeout)
 
 
 @app.command()
@@ -66,10 +80,15 @@ def delete(paths: Paths, backend: Backend = "local") -> None:
 def wait(
     names: Annotated[list[str] | None, typer.Argument(help="Of servers or objects; all.")] = None,
     backend: Backend = "local",
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds.")] = WAIT_SECONDS,
+    timeout: Timeout = None,
 ) -> None:
     """Return once everything that was applied is ready."""
-    stack.connect(backend).wait(*(names or []), timeout=timeout)
+    _wait(stack.connect(backend), names or (), timeout)
+
+
+def _wait(cluster: Stack, names: Sequence[str], timeout: float | None) -> None:
+    """With the limit of the backend where none was given."""
+    cluster.wait(*names, **({} if timeout is None else {"timeout": timeout}))
 
 
 @app.command()
@@ -126,7 +145,7 @@ def logs(
 
 @app.command()
 def down(backend: Backend = "local") -> None:
-    """Stop everything and remove its state."""
+    """Stop everything and remove its state; on a cluster, delete what was applied."""
     stack.connect(backend).down()
 
 
