@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env run notebooks lab status down train bench test lint format lock clean distclean
+.PHONY: help env run notebooks lab status down train bench test test-faults lint format lock clean distclean
 
 DATASET ?= cifar10
 BACKEND ?= local
@@ -36,7 +36,7 @@ RUNNER := $(ENSURE) "$$python" -m helpers.runner
 help:
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET [VARIABLE=value ...]" } \
 	/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	/^[a-z]+:.*## / { printf "  %-11s %s\n", $$1, $$2 } \
+	/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 } \
 	/^#\? / { printf "  %s\n", substr($$0, 4) }' Makefile
 
 ##@ Notebooks
@@ -51,10 +51,10 @@ notebooks: ## Run every notebook and write its outputs back, for committing (CIF
 
 ##@ Local stack
 status: ## Show the servers that notebooks have started
-	@$(ENSURE) "$$python" -m helpers.stack status
+	@$(ENSURE) "$$python" -m helpers.stack status --backend '$(BACKEND)'
 
 down: ## Stop them, and remove their events, logs and metrics
-	@$(ENSURE) "$$python" -m helpers.stack down
+	@$(ENSURE) "$$python" -m helpers.stack down --backend '$(BACKEND)'
 
 ##@ Models
 train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
@@ -64,6 +64,9 @@ train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 ##@ Development
 test: ## Run the tests; ARGS='-k name' picks some
 	@$(ENSURE) $(if $(ARGS),"$$python" -m pytest $(ARGS),tests/run.sh "$$python")
+
+test-faults: ## Kill, starve and overload servers under 5,000 predictions each (half an hour)
+	@$(ENSURE) "$$python" -m pytest -m 'not kind' tests/reliability $(ARGS)
 
 bench: ## Measure what each explanation method costs: time and calls of the model (minutes)
 	@$(ENSURE) "$$python" benchmarks/explain_methods.py $(ARGS)
