@@ -36,7 +36,7 @@ RUNNER := $(ENSURE) "$$python" -m helpers.runner
 help:
 	@awk 'BEGIN { FS = ":.*## "; print "make TARGET [VARIABLE=value ...]" } \
 	/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-	/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 } \
+	/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 } \
 	/^#\? / { printf "  %s\n", substr($$0, 4) }' Makefile
 
 ##@ Notebooks
