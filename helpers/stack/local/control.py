@@ -76,9 +76,7 @@ def make_app(
         ("POST", "/v1/down", api.down),
     ]
     routes = [Route(path, guarded(handler), methods=[method]) for method, path, handler in table]
-    return create_app(
-        "stack", routes, registry=registry, described_in="helpers.stack.local"
-    )
+    return create_app("stack", routes, registry=registry, described_in="helpers.stack.local")
 
 
 class _Control:
