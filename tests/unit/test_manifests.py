@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import functools
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.version import Version
 from typer.main import get_command
 
 from helpers import artifacts
-from helpers.environment.lock import read_lock
 from helpers.errors import ManifestError
 from helpers.serving.detect import cli as detect
 from helpers.serving.explain import cli as explain
@@ -41,7 +38,6 @@ BROKER = "http://broker-ingress.knative-eventing.svc.cluster.local/walkthrough/d
 TF_SERVING = "http://0.0.0.0:2001"  # in the pod of Seldon's proxy
 OBJECT_STORE = "http://minio.minio-system.svc.cluster.local:9000"  # kind/ brings it
 OURS = "walkthrough/serving"
-DETECT = "seldonio/alibi-detect-server"
 
 Object = dict[str, Any]
 
@@ -148,31 +144,6 @@ def test_the_local_stack_understands_every_field(file):
                 resources.parse(document)
             continue
         assert resources.parse(document).namespace == NAMESPACE
-
-
-@WORKLOAD
-def test_images_are_pinned(file):
-    for container in containers(file):
-        assert re.fullmatch(
-            r"[a-z0-9./-]+:\d+\.\d+\.\d+(@sha256:[0-9a-f]{64})?", container["image"]
-        )
-
-
-def test_images_are_of_the_versions_we_pin():
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    lock = read_lock(ROOT / "requirements.txt")
-    seldon = str(lock["seldon-core"].specifier).removeprefix("==")
-    trained_with = Version(str(lock["tensorflow"].specifier).removeprefix("=="))
-    images = {container["image"] for file in FILES for container in containers(file)}
-    assert images == {
-        f"{OURS}:{version}",
-        f"{DETECT}:{seldon}",
-        f"seldonio/alibiexplainer:{seldon}",
-        f"seldonio/sklearnserver:{seldon}",
-        f"seldonio/mlserver:{str(lock['mlserver'].specifier).removeprefix('==')}",
-        # TensorFlow Serving has no patch releases of its own for each of TensorFlow's.
-        f"tensorflow/serving:{trained_with.major}.{trained_with.minor}.0",
-    }
 
 
 @WORKLOAD
