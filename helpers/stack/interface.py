@@ -95,7 +95,7 @@ class Stack(ABC):
 
         Args:
             names: of servers or applied objects, e.g. "cifar10" or "outlier-vae".
-            timeout: seconds.
+            timeout: seconds; 600 by default on a cluster, which pulls images the first time.
 
         Raises:
             StackError: not ready in time; says what is not, since when, and its last log line.
@@ -114,7 +114,8 @@ class Stack(ABC):
         """Return where an object is reached from here.
 
         A SeldonDeployment: `<ingress>/seldon/<namespace>/<name>`, also with `-explainer/<predictor>`
-        appended to its name; a Service: `http://host:port`; a Broker: its ingress; "prometheus".
+        appended to its name; a Service: `http://host:port`, on a cluster for as long as this process
+        lives; a Broker: its ingress; "prometheus".
 
         Raises:
             StackError: nothing of that name has been applied, or it has no address.
@@ -135,7 +136,12 @@ class Stack(ABC):
         data: bool = False,
     ) -> list[dict[str, Any]]:
         """Return what the broker took last, newest first: dicts with seq, arrived, attributes, matched,
-        waiting, bytes, and with `data` the payload."""
+        waiting, bytes, and with `data` the payload.
+
+        `seq` grows from event to event. `matched` and `waiting` are the triggers that the event is for, and
+        those that it still waits for; None on a cluster, whose broker does not tell. There, events are what
+        the payload logger has got from its trigger: none arrives while that one is gone or filters it out.
+        """
 
     def copy(self, name: str, path: str, to: Path) -> Path:
         """Copy a folder that a server writes, such as `/tmp/audit`, to a new folder, like `kubectl cp`.

@@ -25,8 +25,9 @@ def events(
 ) -> list[dict[str, Any]]:
     """Return events, newest first.
 
-    `seq` is the time of arrival in milliseconds, the newest being the largest; `matched` and `waiting` are
-    None: only the broker would know, and Knative's tells nobody.
+    `seq` is the payload logger's number of the event, the newest being the largest; `matched` and `waiting`
+    are None: only the broker would know, and Knative's tells nobody. An event is here once the logger has
+    it, and Elasticsearch shows it a second later.
 
     Args:
         url: of Elasticsearch.
@@ -39,29 +40,27 @@ def events(
     """
     if not 0 < limit <= MOST:
         raise StackError(f"limit is {limit}; a search has from 1 to {MOST} events.")
-    filters = [_is(_ATTRIBUTES[name], value) for name, value in wanted.items() if value is not None]
+    filters = [
+        {"term": {f"attributes.{_ATTRIBUTES[name]}": value}}
+        for name, value in wanted.items()
+        if value is not None
+    ]
     query = {
         "size": limit,
         "query": {"bool": {"filter": filters}},
-        "sort": [{"arrived": {"order": "desc", "unmapped_type": "date"}}],
-        "_source": ["arrived", "attributes", "bytes", *(["data"] if data else [])],
+        "sort": [{"seq": {"order": "desc", "unmapped_type": "long"}}],
+        "track_total_hits": False,
+        "_source": ["seq", "arrived", "attributes", "bytes", *(["data"] if data else [])],
     }
     # An index that is not there has no events: the payload logger makes it with the first.
     found = _search(f"{url}/{INDEX}/_search?ignore_unavailable=true", query)
     return [_event(hit, data) for hit in found["hits"]["hits"]]
 
 
-def _is(attribute: str, value: str) -> dict[str, Any]:
-    """As the index is mapped by the payload logger, or by Elasticsearch itself where it was not."""
-    field = f"attributes.{attribute}"
-    either = [{"term": {field: value}}, {"term": {f"{field}.keyword": value}}]
-    return {"bool": {"should": either, "minimum_should_match": 1}}
-
-
 def _event(hit: dict[str, Any], data: bool) -> dict[str, Any]:
     source = hit["_source"]
     event = {
-        "seq": hit["sort"][0],
+        "seq": source["seq"],
         "arrived": source["arrived"],
         "attributes": source["attributes"],
         "matched": None,

@@ -11,7 +11,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
-ROOT = Path(__file__).resolve().parents[4]
+ROOT = Path(__file__).resolve().parents[3]
 CRDS = Path(os.environ.get("CRDS_DIR") or ROOT.parent / "shared" / "crds")
 KUBERNETES = "1.34"
 

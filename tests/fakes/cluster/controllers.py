@@ -7,7 +7,7 @@ import hashlib
 import json
 from typing import Any
 
-from fake_cluster.store import FOREGROUND, Object, Store, now
+from tests.fakes.cluster.store import FOREGROUND, Object, Store, now
 
 # How the pods of a Deployment do. `runs` is the default.
 RUNS, LOADS, PULLS, CRASHES, UNSCHEDULED = "runs", "loads", "pulls", "crashes", "unscheduled"
@@ -44,10 +44,10 @@ class Controllers:
             wanted = _deployments(one)
             for deployment in wanted:
                 key = "Deployment", deployment["metadata"]["name"]
-                live = self.store.objects.get(key)
-                if live is None or live["spec"] != deployment["spec"]:
-                    self.store.put({**copy.deepcopy(live or {}), **deployment,
-                                    "metadata": {**(live or {}).get("metadata", {}), **deployment["metadata"]}})  # fmt: skip
+                live: Object = copy.deepcopy(self.store.objects.get(key, {}))
+                if live.get("spec") != deployment["spec"]:
+                    metadata = {**live.get("metadata", {}), **deployment["metadata"]}
+                    self.store.put({**live, **deployment, "metadata": metadata})
             names = {deployment["metadata"]["name"] for deployment in wanted}
             available = all(map(self._is_available, names))
             if available:  # only then is the old graph taken away

@@ -1,4 +1,4 @@
-"""What stands beside the API server on node ports: Istio's ingress, Prometheus, Elasticsearch."""
+"""What stands beside the API server on node ports: Istio's ingress and Prometheus."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from fake_cluster.controllers import Controllers
+from tests.fakes.cluster.controllers import Controllers
 
 SELECTOR = re.compile(
     r'(timestamp\()?(\w+)\{namespace="walkthrough",container!="",container!="POD"\}\)?'
@@ -16,7 +16,7 @@ SELECTOR = re.compile(
 
 
 class Neighbours:
-    """Their content is the test's to set.
+    """Their content is the test's to set; for Elasticsearch there is tests/fakes/elasticsearch.py.
 
     Args:
         controllers: know which paths the ingress has.
@@ -27,8 +27,6 @@ class Neighbours:
         self.samples: dict[str, list[tuple[dict[str, str], float]]] = {}  # by metric
         self.lag = 0.0  # seconds; Prometheus' samples are so old
         self.prometheus_ready = True
-        self.index: dict[str, list[dict[str, Any]]] = {}  # Elasticsearch's documents, by index
-        self.searches: list[dict[str, Any]] = []
 
     def routes(self) -> list[web.RouteDef]:
         """Paths on the fake's own port; addresses are the same with these prefixes."""
@@ -36,7 +34,6 @@ class Neighbours:
             web.get("/ingress/seldon/{path:.+}", self._ingress),
             web.get("/prometheus/-/ready", self._ready),
             web.post("/prometheus/api/v1/query", self._query),
-            web.post("/elasticsearch/{index}/_search", self._search),
         ]
 
     async def _ingress(self, request: web.Request) -> web.Response:
@@ -66,44 +63,6 @@ class Neighbours:
         ]  # fmt: skip
         return _prometheus({"resultType": "vector", "result": result})
 
-    async def _search(self, request: web.Request) -> web.Response:
-        """As much of Elasticsearch's search as is asked of it; the mapping is its own default one."""
-        index, query = request.match_info["index"], await request.json()
-        self.searches.append(query)
-        if index not in self.index:
-            if request.query.get("ignore_unavailable") != "true":
-                error = {"type": "index_not_found_exception", "reason": f"no such index [{index}]"}
-                return web.json_response({"error": error, "status": 404}, status=404)
-            return web.json_response({"hits": {"hits": []}})
-        documents = [
-            one
-            for one in self.index[index]
-            if all(_matches(filter, one) for filter in query["query"]["bool"]["filter"])
-        ]
-        assert [*query["sort"][0]] == ["arrived"]
-        documents.sort(
-            key=lambda one: one["arrived"], reverse=query["sort"][0]["arrived"]["order"] == "desc"
-        )
-        hits = [
-            {"_id": f"id-{one['arrived']}", "sort": [one["arrived"]],
-             "_source": {key: one[key] for key in query["_source"] if key in one}}
-            for one in documents[: query["size"]]
-        ]  # fmt: skip
-        return web.json_response({"hits": {"hits": hits}})
-
 
 def _prometheus(data: dict[str, Any]) -> web.Response:
     return web.json_response({"status": "success", "data": data})
-
-
-def _matches(filter: dict[str, Any], document: dict[str, Any]) -> bool:
-    """Whether a document passes; text fields have a `.keyword` beside them."""
-    if "bool" in filter:
-        return any(_matches(one, document) for one in filter["bool"]["should"])
-    ((field, wanted),) = filter["term"].items()
-    if not field.endswith(".keyword"):
-        return False
-    value: Any = document
-    for part in field.removesuffix(".keyword").split("."):
-        value = value.get(part) if isinstance(value, dict) else None
-    return value == wanted

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from fake_cluster import schemas
+from tests.fakes.cluster import schemas
 
 Object = dict[str, Any]
 Key = tuple[str, str]  # kind, name
@@ -19,7 +19,7 @@ IDENTITY = ("apiVersion", "kind", "status")
 FOREGROUND = "foregroundDeletion"
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """What the API server answers instead: a Status."""
 
     def __init__(
@@ -56,12 +56,12 @@ class Store:
         """Return an object.
 
         Raises:
-            Refusal: it is not there.
+            RefusalError: it is not there.
         """
         try:
             return self.objects[kind, name]
         except KeyError:
-            raise Refusal(404, "NotFound", f'{kind.lower()}s "{name}" not found') from None
+            raise RefusalError(404, "NotFound", f'{kind.lower()}s "{name}" not found') from None
 
     def of(self, kind: str) -> Iterator[Object]:
         """Every object of a kind."""
@@ -129,7 +129,7 @@ class Store:
         content = self.get(kind, name)
         uid = (options.get("preconditions") or {}).get("uid")
         if uid is not None and uid != content["metadata"]["uid"]:
-            raise Refusal(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
+            raise RefusalError(409, "Conflict", f"Precondition failed: UID in precondition: {uid}")
         if options.get("propagationPolicy") == "Foreground" or kind == "Pod":
             new = copy.deepcopy(content)
             new["metadata"]["deletionTimestamp"] = now()
@@ -163,12 +163,14 @@ class Store:
         if found := schemas.causes(bare):
             told = "; ".join(f"{one['field']}: {one['message']}" for one in found)
             name = content["metadata"]["name"]
-            raise Refusal(422, "Invalid", f'{content["kind"]} "{name}" is invalid: {told}', found)
+            raise RefusalError(
+                422, "Invalid", f'{content["kind"]} "{name}" is invalid: {told}', found
+            )
         if content["kind"] in self.webhooks:
             name, says = self.webhooks[content["kind"]]
             if said := says(content):
                 told = f'admission webhook "{name}" denied the request: {said[0]}'
-                raise Refusal(403, "Forbidden", told, said[1])
+                raise RefusalError(403, "Forbidden", told, said[1])
 
     def _check_conflicts(
         self, live: Object, wanted: dict[Path, Any], owners: dict[str, set[Path]], manager: str
@@ -179,7 +181,7 @@ class Store:
                     told = (
                         f'Apply failed with 1 conflict: conflict with "{other}": .{".".join(path)}'
                     )
-                    raise Refusal(409, "Conflict", told)
+                    raise RefusalError(409, "Conflict", told)
 
 
 def _leaves(value: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:

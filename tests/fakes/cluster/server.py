@@ -14,9 +14,9 @@ from typing import Any
 import yaml
 from aiohttp import WSMsgType, web
 
-from fake_cluster.controllers import Controllers
-from fake_cluster.neighbours import Neighbours
-from fake_cluster.store import Refusal, Store
+from tests.fakes.cluster.controllers import Controllers
+from tests.fakes.cluster.neighbours import Neighbours
+from tests.fakes.cluster.store import RefusalError, Store
 
 NAMESPACE, CONTEXT, TOKEN = "walkthrough", "kind-walkthrough", "a-token-of-the-test"
 STEP_SECONDS = 0.02
@@ -154,11 +154,11 @@ class FakeCluster:
             await asyncio.sleep(60)
         try:
             if self.broken is not None:
-                raise Refusal(self.broken[0], "InternalError", self.broken[1])
+                raise RefusalError(self.broken[0], "InternalError", self.broken[1])
             if request.headers.get("authorization") != f"Bearer {TOKEN}":
-                raise Refusal(401, "Unauthorized", "Unauthorized")
+                raise RefusalError(401, "Unauthorized", "Unauthorized")
             return await handler(request)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             return web.json_response(refusal.body, status=refusal.code)
 
     async def _version(self, request: web.Request) -> web.Response:
@@ -184,20 +184,20 @@ class FakeCluster:
             if KINDS[kind][0] == wanted
         ]  # fmt: skip
         if not found:
-            raise Refusal(404, "NotFound", "the server could not find the requested resource")
+            raise RefusalError(404, "NotFound", "the server could not find the requested resource")
         body = {"kind": "APIResourceList", "groupVersion": wanted, "resources": found}
         return web.json_response(body)
 
     async def _namespace(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         if name not in self.namespaces:
-            raise Refusal(404, "NotFound", f'namespaces "{name}" not found')
+            raise RefusalError(404, "NotFound", f'namespaces "{name}" not found')
         return web.json_response({"kind": "Namespace", "metadata": {"name": name}})
 
     def _kind(self, request: web.Request) -> str:
         kind = PLURALS.get(request.match_info["plural"], "")
         if kind not in self.kinds:
-            raise Refusal(404, "NotFound", "the server could not find the requested resource")
+            raise RefusalError(404, "NotFound", "the server could not find the requested resource")
         return kind
 
     async def _list(self, request: web.Request) -> web.Response:
@@ -218,17 +218,17 @@ class FakeCluster:
         kind = self._kind(request)
         namespace = request.match_info["namespace"]
         if namespace not in self.namespaces:
-            raise Refusal(404, "NotFound", f'namespaces "{namespace}" not found')
+            raise RefusalError(404, "NotFound", f'namespaces "{namespace}" not found')
         if request.content_type != "application/apply-patch+yaml":
-            raise Refusal(415, "UnsupportedMediaType", request.content_type)
+            raise RefusalError(415, "UnsupportedMediaType", request.content_type)
         query = dict(request.query)
         if query.pop("fieldValidation", "") != "Strict" or not query.get("fieldManager"):
-            raise Refusal(
+            raise RefusalError(
                 400, "BadRequest", f"this fake wants strict validation and a manager: {query}"
             )
         body = yaml.safe_load(await request.text())
         if (body["kind"], body["metadata"]["name"]) != (kind, request.match_info["name"]):
-            raise Refusal(400, "BadRequest", "the body is of another object than the path")
+            raise RefusalError(400, "BadRequest", "the body is of another object than the path")
         content, new = self.store.apply(
             body,
             query["fieldManager"],
@@ -255,12 +255,14 @@ class FakeCluster:
             None,
         )
         if status is None:
-            raise Refusal(400, "BadRequest", f"container {container} is not valid for pod")
+            raise RefusalError(400, "BadRequest", f"container {container} is not valid for pod")
         if "running" not in status["state"] and not status["restartCount"]:
             why = status["state"]["waiting"]["reason"]
-            raise Refusal(400, "BadRequest", f'container "{container}" is waiting to start: {why}')
+            raise RefusalError(
+                400, "BadRequest", f'container "{container}" is waiting to start: {why}'
+            )
         if previous and not status.get("lastState"):
-            raise Refusal(400, "BadRequest", "previous terminated container not found")
+            raise RefusalError(400, "BadRequest", "previous terminated container not found")
         default = "" if previous else "started\nlistens\n"
         lines = self.logs.get((deployment, container, previous), default).splitlines(True)
         return web.Response(text="".join(lines[-int(request.query["tailLines"]) :]))
@@ -272,7 +274,7 @@ class FakeCluster:
             key: text for key, text in self.pages.items() if key[:2] == (deployment, int(port))
         }
         if not pages:
-            raise Refusal(503, "ServiceUnavailable", "error trying to reach service: refused")
+            raise RefusalError(503, "ServiceUnavailable", "error trying to reach service: refused")
         text = pages.get((deployment, int(port), request.match_info["path"]))
         return web.Response(text="404 page not found" if text is None else text,
                             status=404 if text is None else 200)  # fmt: skip
