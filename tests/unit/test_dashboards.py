@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import io
 import json
@@ -11,7 +10,6 @@ import re
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,18 +30,8 @@ from helpers.dashboards import formats, model
 from helpers.dashboards.model import Field
 from helpers.errors import ClientError, DashboardError, StackError
 from helpers.metrics import Samples
-from helpers.serving.detect.classification import MulticlassOneHot
-from helpers.serving.detect.drift import _metrics as drift_metrics
-from helpers.serving.detect.exposition import RuntimeMetrics
-from helpers.serving.detect.outlier import _metrics as outlier_metrics
-from helpers.serving.explain.measures import Measures
-from helpers.serving.explain.production.attribution_drift import AttributionDrift, DriftSettings
-from helpers.serving.explain.production.audit import AuditTrail
-from helpers.serving.explain.production.cache import CacheSettings, ExplanationCache
-from helpers.serving.explain.production.jobs import Jobs
-from helpers.serving.explain.production.stability import Stability, StabilitySettings
-from helpers.serving.gateway.metrics import Metrics as GatewayMetrics
 from helpers.stack import ServerStatus
+from tests.monitoring.exposition import exposed, metric_names
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "manifests/monitoring/dashboards"
@@ -602,85 +590,13 @@ def test_panels_do_not_overlap(content: dict[str, Any]) -> None:
         taken |= cells
 
 
-def exposed() -> set[str]:
-    """Return the names that our servers expose, each after it measured something."""
-    names: set[str] = set()
-    registry = CollectorRegistry()
-    detectors = RuntimeMetrics("test", {})
-    registry.register(detectors)
-    detectors.update(outlier_metrics(np.array([True]), np.array([0.5])))
-    drift = {"is_drift": 1, "distance": [0.1], "p_val": [0.2], "threshold": 0.05}
-    detectors.update(drift_metrics(drift))
-    for answer in ([[1.0, 0.0]], [[0.0, 1.0]]):
-        found = MulticlassOneHot().compare(np.array([[1.0, 0.0]]), np.array(answer), None)
-        detectors.update(found)
-    measures = Measures(registry, "AnchorImages", "resnet32")
-    measures.answered(200)
-    _production(registry)
-    gateway = GatewayMetrics(registry)
-    for histogram in (gateway._server, gateway._client):
-        histogram.labels(*["x"] * len(histogram._labelnames)).observe(0.1)
-    names |= set(Samples.parse(generate_latest(registry).decode()).names())
-    # Made where a server starts; of a detector with a window, and of the stack's supervisor.
-    sources = {
-        "helpers/serving/detect/app.py": ["detect_server_window_rows"],
-        "helpers/stack/local/usage.py": [
-            "container_cpu_usage_seconds_total",
-            "container_memory_working_set_bytes",
-            "kube_pod_container_status_restarts_total",
-        ],
-    }
-    for file, found_there in sources.items():
-        text = (ROOT / file).read_text(encoding="utf-8")
-        names |= {name for name in found_there if f'"{name.removesuffix("_total")}"' in text}
-    return names
-
-
-def _production(registry: CollectorRegistry) -> None:
-    """Let the options of the explain server measure something."""
-    labels = {"method": "KernelShap", "model_name": "credit"}
-    settings = CacheSettings(redis_url="redis://127.0.0.1:1/0")
-    ExplanationCache(settings, registry, labels)
-    Jobs(registry, labels)
-    stability = Stability(StabilitySettings(), registry, labels, idle=lambda: True)
-    stability._measured({"jaccard": 1.0})
-    drift = AttributionDrift(DriftSettings(reference=20, window=20), registry, labels)
-    for _ in range(40):
-        drift.add({"income": 1.0})
-    with tempfile.TemporaryDirectory() as folder:
-        trail = AuditTrail(Path(folder) / "audit.sqlite", registry, labels)
-        asyncio.run(_opened_and_closed(trail))
-
-
-async def _opened_and_closed(trail: AuditTrail) -> None:
-    trail.start()
-    await trail.close()
-
-
-_WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_PROMQL = {
-    "sum", "avg", "min", "max", "by", "on", "or", "and", "offset", "rate", "increase", "topk", "le",
-    "clamp_min", "histogram_quantile", "scalar", "vector", "class", "code", "pod", "index",
-    "level", "similarity", "feature", "state", "result",
-}  # fmt: skip
-
-
-def metric_names(expr: str) -> set[str]:
-    """Return the metrics that a query names; a pattern of names stands for all that it matches."""
-    names = set()
-    for pattern in re.findall(r'__name__=~"([^"]*)"', expr):
-        alternatives = re.fullmatch(r"([^()]*)\(([^()]*)\)([^()]*)", pattern)
-        assert alternatives, f"write {pattern} with one group of alternatives"
-        names |= {
-            alternatives[1] + middle + alternatives[3] for middle in alternatives[2].split("|")
-        }
-    bare = re.sub(r"\{[^}]*\}|\[[^]]*\]|offset \S+|\$\w+", " ", expr)
-    return names | (set(_WORD.findall(bare)) - _PROMQL)
-
-
 def test_metric_names_finds_them_all() -> None:
     found = metric_names('sum by (le) (rate(a_total{x="y_total"}[$w])) / {__name__=~"(b|c)_total"}')
     assert found == {"a_total", "b_total", "c_total"}
+    found = metric_names(
+        "sum by (x) (a:b:rate5m) / on (y) count(c) unless d offset 5m > clamp_min(2, 0.1)"
+    )
+    assert found == {"a:b:rate5m", "c", "d"}
 
 
 def test_dashboards_ask_for_metrics_that_servers_expose(content: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The alerts of manifests/monitoring/rules: valid for Prometheus, and firing when and only when they should."""
+"""The rules of manifests/monitoring/rules: valid for Prometheus, and firing when and only when they should."""
 
 from __future__ import annotations
 
@@ -11,61 +11,45 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.monitoring.exposition import exposed, metric_names
+from tests.monitoring.rule_cases import CASES, STEPS
+
 ROOT = Path(__file__).resolve().parents[2]
 FILES = sorted((ROOT / "manifests/monitoring/rules").glob("*.yaml"))
-
-METRIC = re.compile(r"explain_server_\w+")
+RUNBOOKS = ROOT / "manifests/monitoring/README.md"
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
     reason="the program `promtool` (of Prometheus) is not installed",
 )
 
-MODEL = 'model_name="resnet32"'
-ANSWERED = "explain_server_requests_total"
-SECONDS = "explain_server_seconds_bucket"
-# alert -> series that make it fire, and series that must not; values by the minute, for 60 minutes.
-CASES: dict[str, tuple[dict[str, str], dict[str, str]]] = {
-    "ExplanationsFail": (
-        {f'{ANSWERED}{{{MODEL},code="200"}}': "0+54x60", f'{ANSWERED}{{{MODEL},code="504"}}': "0+6x60"},
-        {f'{ANSWERED}{{{MODEL},code="200"}}': "0+54x60", f'{ANSWERED}{{{MODEL},code="400"}}': "0+6x60"},
-    ),
-    "ExplanationsSlow": (
-        {f'{SECONDS}{{{MODEL},le="10"}}': "0+1x60", f'{SECONDS}{{{MODEL},le="+Inf"}}': "0+10x60",
-         f'{SECONDS}{{{MODEL},le="30"}}': "0+10x60"},
-        {f'{SECONDS}{{{MODEL},le="10"}}': "0+10x60", f'{SECONDS}{{{MODEL},le="+Inf"}}': "0+10x60",
-         f'{SECONDS}{{{MODEL},le="30"}}': "0+10x60"},
-    ),
-    "ExplanationCacheDown": (
-        {f'explain_server_cache_up{{{MODEL},level="redis"}}': "0x60"},
-        {f'explain_server_cache_up{{{MODEL},level="redis"}}': "1x60"},
-    ),
-    "ExplanationsUnstable": (
-        {f'explain_server_stability_index{{{MODEL},similarity="jaccard"}}': "0.5x60"},
-        {f'explain_server_stability_index{{{MODEL},similarity="jaccard"}}': "0.9x60"},
-    ),
-    "AttributionDrift": (
-        {f"explain_server_attribution_drift_is_drift{{{MODEL}}}": "1x60"},
-        {f"explain_server_attribution_drift_is_drift{{{MODEL}}}": "0x60"},
-    ),
-    "ExplanationsNotAudited": (
-        {f"explain_server_audit_failures_total{{{MODEL}}}": "0+1x60"},
-        {f"explain_server_audit_failures_total{{{MODEL}}}": "3x60"},
-    ),
-}  # fmt: skip
 
-
-def groups(path: Path) -> dict[str, Any]:
+def spec(path: Path) -> dict[str, Any]:
     return yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]
 
 
+def rules() -> list[dict[str, Any]]:
+    return [rule for path in FILES for group in spec(path)["groups"] for rule in group["rules"]]
+
+
 def alerts() -> dict[str, dict[str, Any]]:
-    return {
-        rule["alert"]: rule
+    return {rule["alert"]: rule for rule in rules() if "alert" in rule}
+
+
+def group_of(alert: str) -> dict[str, Any]:
+    """Return the group that has an alert, all its rules without annotations."""
+    (found,) = (
+        group
         for path in FILES
-        for group in groups(path)["groups"]
-        for rule in group["rules"]
-    }
+        for group in spec(path)["groups"]
+        if any(rule.get("alert") == alert for rule in group["rules"])
+    )
+    kept = [
+        {key: value for key, value in rule.items() if key != "annotations"}
+        for rule in found["rules"]
+        if "record" in rule or rule["alert"] == alert
+    ]
+    return found | {"rules": kept}
 
 
 def promtool(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -73,59 +57,92 @@ def promtool(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=60, check=False)
 
 
-def test_every_alert_has_a_case_a_severity_and_a_runbook():
+def test_every_alert_has_cases_in_which_it_fires_and_in_which_it_does_not():
     assert alerts().keys() == CASES.keys()
+    for name, cases in CASES.items():
+        assert {bool(case.fires) for case in cases} == {True, False}, name
+        assert len({case.what for case in cases}) == len(cases), name
+
+
+def test_every_alert_says_how_bad_it_is_what_happened_and_what_to_do():
     for name, rule in alerts().items():
         assert rule["labels"]["severity"] in ("warning", "critical"), name
-        assert rule["annotations"]["summary"], name
-        assert rule["annotations"]["runbook"].endswith("."), name
+        told = rule["annotations"]
+        assert told.keys() == {"summary", "description", "runbook"}, name
+        assert "$value" in told["description"], f"{name}: the description has no value"
+        assert "$labels.namespace" in told["description"], name
+        assert told["description"].endswith("."), name
+        assert told["runbook"].endswith("."), name
+        assert "\n" not in told["runbook"], f"{name}: a runbook is one line"
+        assert "$value" not in told["summary"], f"{name}: notifications are grouped by it"
 
 
-def test_alerts_watch_what_the_dashboards_show():
-    """Whose metrics are compared with what the servers expose."""
-    dashboards = (ROOT / "manifests/monitoring/dashboards").glob("explanations*.json")
-    shown = {name for path in dashboards for name in METRIC.findall(path.read_text())}
+def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
+    text = RUNBOOKS.read_text(encoding="utf-8")
+    sections = set(re.findall(r"^### (\w+)$", text, re.MULTILINE))
+    assert sections == alerts().keys()
+
+
+def whole(expr: str) -> str:
+    """Return an expression, followed by those of the recorded series that it is made of."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
+    inside = [recorded[name] for name in recorded if name in metric_names(expr)]
+    return "\n".join([expr, *map(whole, inside)])
+
+
+def test_alerts_tell_deployments_apart():
     for name, rule in alerts().items():
-        assert set(METRIC.findall(rule["expr"])) <= shown, name
+        by = re.search(r"by \((namespace, [^)]*)\)", whole(rule["expr"]))
+        assert by, f"{name} does not say whose namespace it is about"
+        assert re.search("deployment_name|container", by[1]), name
+
+
+def test_rules_ask_for_metrics_that_servers_expose():
+    known = exposed() | {rule["record"] for rule in rules() if "record" in rule}
+    for rule in rules():
+        unknown = metric_names(rule["expr"]) - known
+        assert not unknown, f"{rule.get('alert') or rule['record']}: {sorted(unknown)}"
+
+
+def test_names_of_recorded_series_have_level_metric_and_operation():
+    names = [rule["record"] for rule in rules() if "record" in rule]
+    assert names
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert re.fullmatch(r"(predictor|explainer):[a-z_0-9]+:[a-z_0-9]+", name), name
 
 
 @needs_promtool
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_prometheus_takes_the_rules(path, tmp_path):
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump(groups(path)))
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump(spec(path)))
     checked = promtool("check", "rules", "rules.yml", cwd=tmp_path)
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 @needs_promtool
-@pytest.mark.parametrize("fires", [True, False], ids=["fires", "stays silent"])
 @pytest.mark.parametrize("name", CASES)
-def test_an_alert_fires_when_it_should(name, fires, tmp_path):
-    rule = alerts()[name]
-    (tmp_path / "rules.yml").write_text(
-        yaml.safe_dump({"groups": [{"name": "one", "rules": [{**rule, "annotations": {}}]}]})
-    )
-    series = CASES[name][0 if fires else 1]
-    labels = {"severity": rule["labels"]["severity"], "model_name": "resnet32"}
-    labels |= {"level": "redis"} if name == "ExplanationCacheDown" else {}
-    labels |= {"similarity": "jaccard"} if name == "ExplanationsUnstable" else {}
-    test = {
-        "rule_files": ["rules.yml"],
-        "evaluation_interval": "1m",
-        "tests": [
-            {
-                "interval": "1m",
-                "input_series": [{"series": one, "values": v} for one, v in series.items()],
-                "alert_rule_test": [
-                    {
-                        "eval_time": "50m",
-                        "alertname": name,
-                        "exp_alerts": [{"exp_labels": labels}] if fires else [],
-                    }
-                ],
-            }
-        ],
-    }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(test))
+def test_an_alert_fires_when_and_only_when_it_should(name, tmp_path):
+    group = group_of(name)
+    severity = alerts()[name]["labels"]
+    step = f"{STEPS.get(name, 1)}m"
+    tests = [
+        {
+            "name": case.what,
+            "interval": step,
+            "input_series": [{"series": one, "values": v} for one, v in case.series.items()],
+            "alert_rule_test": [
+                {
+                    "eval_time": f"{case.at}m",
+                    "alertname": name,
+                    "exp_alerts": [{"exp_labels": case.fires | severity}] if case.fires else [],
+                }
+            ],
+        }
+        for case in CASES[name]
+    ]
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [group]}))
+    test = {"rule_files": ["rules.yml"], "evaluation_interval": step, "tests": tests}
+    (tmp_path / "test.yml").write_text(yaml.safe_dump(test, sort_keys=False))
     tested = promtool("test", "rules", "test.yml", cwd=tmp_path)
     assert tested.returncode == 0, tested.stdout + tested.stderr
