@@ -97,6 +97,10 @@ class FakeElasticsearch:
         self._server.should_exit = True
         self._thread.join(10)
 
+    def refresh(self) -> None:
+        """Make all that is kept visible to searches, as happens every second by itself."""
+        self._seen = {name: copy.deepcopy(self.documents(name)) for name in self.indices}
+
     def documents(self, index: str) -> dict[str, Any]:
         """Return an index's documents by id."""
         return self.indices.get(index, {"documents": {}})["documents"]
@@ -236,10 +240,15 @@ class FakeElasticsearch:
             check(made["mappings"], source)
             made["documents"][id] = source
             return "created"
-        unknown = set(source) - {"doc", "doc_as_upsert"}
-        if unknown or not source["doc_as_upsert"]:
+        unknown = set(source) - {"doc", "doc_as_upsert", "upsert"}
+        if unknown:
             raise RejectedError("x_content_parse_exception", f"[UpdateRequest] {unknown}")
-        after = merged(before or {}, source["doc"])
+        if before is None and not source.get("doc_as_upsert") and "upsert" not in source:
+            raise AssertionError(
+                f"a partial update of {id}, which may be missing, without an upsert"
+            )
+        first = source["upsert"] if "upsert" in source else source["doc"]
+        after = first if before is None else merged(before, source["doc"])
         check(made["mappings"], after)
         if before == after:
             return "noop"  # detect_noop

@@ -34,14 +34,31 @@ def gather(parts: Iterable[Part]) -> dict[str, dict[str, Any]]:
     items = max((part.items for part in ordered), default=0) or 1
     documents: dict[str, dict[str, Any]] = {}
     for part in ordered:
-        for number, content in _split(part, items):
-            id = item_id(part.request_id, items, number)
-            document = documents.setdefault(id, _head(part))
-            if part.kind == "request":
-                document["@timestamp"] = part.time
-                document["Ce-Modelid"] = part.model
-            document[part.kind] = {**content, "ce-time": part.time, "ce-source": part.source}
+        _add(documents, part, items, orjson.loads(part.data))
     return documents
+
+
+def alone(part: Part, content: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what one part is in documents, where nothing is known of the others.
+
+    Args:
+        part: whose.
+        content: its data, parsed.
+    """
+    documents: dict[str, dict[str, Any]] = {}
+    _add(documents, part, part.items or 1, content)
+    return documents
+
+
+def _add(
+    documents: dict[str, dict[str, Any]], part: Part, items: int, content: dict[str, Any]
+) -> None:
+    for number, share in _split(part, items, content):
+        document = documents.setdefault(item_id(part.request_id, items, number), _head(part))
+        if part.kind == "request":
+            document["@timestamp"] = part.time
+            document["Ce-Modelid"] = part.model
+        document[part.kind] = {**share, "ce-time": part.time, "ce-source": part.source}
 
 
 def count_items(kind: str, content: dict[str, Any]) -> int:
@@ -68,9 +85,8 @@ def _head(part: Part) -> dict[str, Any]:
     }
 
 
-def _split(part: Part, items: int) -> list[tuple[int, dict[str, Any]]]:
+def _split(part: Part, items: int, content: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
     """Return (number of the item, its share of the part's content)."""
-    content = orjson.loads(part.data)
     if part.kind == "outlier":
         return _split_outlier(content)
     if part.kind == "feedback":

@@ -4,7 +4,7 @@ Two kinds of index, written together and acknowledged together:
 
 - `inference-log-seldon-<namespace>-<deployment>-<predictor>`: Seldon's documents, by request id, for
   Kibana and whoever reads Elasticsearch itself. Every part of a request is merged into its document
-  (a partial update with `doc_as_upsert`), in any order and any number of times. As with Seldon's
+  (a partial update, or an upsert), in any order and any number of times. As with Seldon's
   logger, what belongs to a batch as a whole (feedback, drift) is in a document with the bare request
   id, and two different events of one kind are merged, the later over the earlier.
 - `inference-events-<namespace>`: one document for each event, as it came. The payload log's own

@@ -22,6 +22,7 @@ WINDOW_SECONDS = 0.005  # an event waits so long for others to go with it
 FLIGHTS = 2  # bulk requests under way at once
 OPERATIONS = 1000  # of one bulk request
 BYTES = 8 * 2**20  # of one bulk request; an action that is larger goes alone
+ACTION_BYTES = 96 * 2**20  # less than http.max_content_length, 100 MiB unless it is set
 WAIT_SECONDS = 10.0  # for Elasticsearch to acknowledge an event, its wait for a place included
 PENDING_BYTES = 96 * 2**20  # that wait or are under way; one event that is larger goes alone
 PATH = "/_bulk?timeout=8s"
@@ -141,9 +142,16 @@ class BulkWriter:
 
         Raises:
             UnavailableError: not all were, or not in time; they may be written again.
-            RequestError: 400, Elasticsearch rejects one for what it holds.
+            RequestError: Elasticsearch rejects one for what it holds, 400, or for its size, 413.
         """
         listed = list(actions)
+        largest = max(len(action.lines) for action in listed)
+        if largest > ACTION_BYTES:
+            self._metrics.errors.labels("rejected").inc()
+            raise RequestError(
+                413,
+                f"The event is {largest} bytes as a document, and Elasticsearch takes {ACTION_BYTES} at most.",
+            )
         entry = _Entry(len(listed), asyncio.get_running_loop().create_future())
         self._waiting.extend((entry, action) for action in listed)
         self._some.set()
@@ -222,7 +230,7 @@ class BulkWriter:
                 "POST", PATH, content=body, headers=HEADERS, expected=(200, 400, 413)
             )
         if status != 200:
-            return [{"status": status, **answer}] if len(batch) == 1 else None
+            return [{"error": answer.get("error"), "status": status}] if len(batch) == 1 else None
         try:
             items = [next(iter(item.values())) for item in answer["items"]]
             if len(items) == len(batch) and all("status" in item for item in items):
@@ -234,14 +242,11 @@ class BulkWriter:
     def _settle(self, entry: _Entry, action: Operation, item: dict[str, Any]) -> None:
         status = item["status"]
         if status in (200, 201):
-            if action.purpose != "head":
-                result = item.get("result", "created")
-                self._metrics.documents.labels(action.purpose, result).inc()
+            result = item.get("result", "created")
+            self._metrics.documents.labels(action.purpose, result).inc()
         elif status == 409 and action.purpose == "event":
             self._metrics.documents.labels("event", "duplicate").inc()
             entry.again = True
-        elif status == 409 and action.purpose == "head":
-            pass  # another part of the request was here before
         elif status in (400, 413):
             self._metrics.errors.labels("rejected").inc()
             entry.rejected.append(_reason(item))

@@ -111,7 +111,8 @@ class Client:
                 status not in BUSY,
             )
         try:
-            return status, answer.json()
+            # Too large is answered before anything is read, without a body.
+            return status, answer.json() if status != 413 else {"error": "it is too large"}
         except ValueError as problem:
             raise UnavailableError(f"at {self.address} answers what is not JSON", True) from problem
 

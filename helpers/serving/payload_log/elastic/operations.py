@@ -12,7 +12,7 @@ from typing import Any, Literal
 import orjson
 
 from helpers.serving.common.events import CloudEvent
-from helpers.serving.payload_log.documents import gather
+from helpers.serving.payload_log.documents import alone
 from helpers.serving.payload_log.elastic.templates import EVENTS
 from helpers.serving.payload_log.parts import Part
 
@@ -23,7 +23,7 @@ CONFLICT_RETRIES = 5  # parts of one request are merged at the same time
 _NOT_IN_NAMES = re.compile(r'[\\/*?"<>| ,#:]')
 _FIRST_ONLY = ("@timestamp", "Ce-Modelid")  # the request's own, or of the part that came first
 
-Purpose = Literal["event", "head", "item"]
+Purpose = Literal["event", "item"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,7 @@ class Operation:
     """One action of a bulk request.
 
     Attributes:
-        purpose: an event as it came; the head of a document, for where there is none yet; an item's
-            part of a document.
+        purpose: an event as it came, or an item's part of a document.
         lines: action and document, each with its end of line.
     """
 
@@ -48,13 +47,14 @@ def operations(event: CloudEvent, part: Part | None, seq: int) -> Iterator[Opera
         part: what it adds to documents, if anything.
         seq: nanoseconds since 1970, another one for each event.
     """
+    content = _content(event.data)
     namespace = event.extensions.get("namespace") or "unknown-namespace"
     source = {
         "seq": seq,
         "arrived": _iso(seq),
         "attributes": event.attributes(),
         "bytes": len(event.data),
-        "data": _content(event.data),
+        "data": content,
     }
     if part is not None:
         source["part"] = _described(part)
@@ -64,15 +64,14 @@ def operations(event: CloudEvent, part: Part | None, seq: int) -> Iterator[Opera
     if part is None:
         return
     index = index_name(part.index)
-    for id, document in gather([part]).items():
+    for id, document in alone(part, content).items():
+        if part.kind == "request":
+            change: dict[str, Any] = {"doc": document, "doc_as_upsert": True}
+        else:
+            later = {name: value for name, value in document.items() if name not in _FIRST_ONLY}
+            change = {"doc": later, "upsert": document}
         key = document_key(id)
-        head = {name: value for name, value in document.items() if name != part.kind}
-        if part.kind != "request":
-            yield _operation("head", "create", index, key, head)
-            for name in _FIRST_ONLY:
-                del document[name]
-        update = {"doc": document, "doc_as_upsert": True}
-        yield _operation("item", "update", index, key, update, retry_on_conflict=CONFLICT_RETRIES)
+        yield _operation("item", "update", index, key, change, retry_on_conflict=CONFLICT_RETRIES)
 
 
 def event_key(event: CloudEvent) -> str:

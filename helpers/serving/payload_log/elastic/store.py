@@ -31,7 +31,7 @@ PAGE = 100  # events of one search
 REQUESTS = 20  # whose events are asked for together
 LENIENT = "ignore_unavailable=true&allow_no_indices=true"
 SEARCH = f"/{EVENTS}*/_search?{LENIENT}&allow_partial_search_results=false"
-GROWTH = 4  # bytes that an event takes on its way for each of its own: as itself and in documents
+GROWTH = 5  # bytes that an event takes on its way for each of its own: as itself and in documents
 
 # By age, which time of which indices.
 EXPIRING = (
