@@ -939,7 +939,7 @@ def test_unknown_predictors_are_404_in_the_protocols_shape(protocol: str, place:
 
 def test_surplus_load_is_refused_at_once_and_the_rest_is_served() -> None:
     async def scenario() -> None:
-        world = World(deployment(max_in_flight=8), deployment(name="other"))
+        world = World(deployment(predictors=[predictor(max_in_flight=8)]), deployment(name="other"))
         gate = asyncio.Event()
 
         async def slow(call: Call) -> Answer:

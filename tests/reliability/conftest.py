@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter, defaultdict
@@ -82,6 +85,64 @@ def stack(tmp_path_factory: pytest.TempPathFactory, manifest) -> Iterator[LocalS
         yield stack
     finally:
         stack.down()
+
+
+class Program:
+    """A process that says where it listens, as all servers here do.
+
+    Args:
+        arguments: of Python.
+        log: what it writes.
+        options: of Popen.
+    """
+
+    def __init__(self, arguments: list[str], log: Path, **options: Any) -> None:
+        self.log = log
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, *arguments], stdout=file, stderr=file, cwd=ROOT, **options
+            )
+
+    def said(self) -> str:
+        """All that it has written."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def listening(self) -> str:
+        """Wait until it listens, and return its `http://host:port`."""
+
+        def found() -> str | None:
+            assert self.process.poll() is None, self.said()
+            told = re.search(r"listening on (http://[\d.]+:\d+)", self.said())
+            return told[1] if told else None
+
+        return wait_for(found, "a server to listen", seconds=60)
+
+    def ended(self, seconds: float = 60) -> int:
+        """Wait for its end, and return its exit code."""
+        return self.process.wait(seconds)
+
+    def stop(self) -> None:
+        """End it, gracefully where that goes."""
+        self.process.terminate()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
+    """Return program(*arguments, **options), a Program that ends with the test."""
+    programs: list[Program] = []
+
+    def start(*arguments: str, **options: Any) -> Program:
+        programs.append(Program(list(arguments), tmp_path / f"{len(programs)}.log", **options))
+        return programs[-1]
+
+    yield start
+    for one in programs:
+        one.stop()
 
 
 @pytest.fixture(scope="session")

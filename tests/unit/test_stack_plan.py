@@ -634,7 +634,7 @@ def test_triggers_that_cannot_be(spec: dict[str, Any], told: str) -> None:
 def test_a_model_is_a_server_and_a_route() -> None:
     plan = make(
         model(
-            annotations={"seldon.io/rest-timeout": "1500"},
+            annotations={"seldon.io/rest-timeout": "1500", "walkthrough/max-in-flight": "9"},
             predictors=[
                 predictor(
                     annotations={"version": "v7"},
@@ -665,6 +665,7 @@ def test_a_model_is_a_server_and_a_route() -> None:
     assert only.logger.url == "http://127.0.0.1:4000/walkthrough/default"
     assert only.logger.mode == "response"
     assert (only.timeout_seconds, only.takes_feedback, only.explainer) == (1.5, False, None)
+    assert only.max_in_flight == 9
     assert made.route(lambda name: None).predictors[0].url == NOWHERE
 
 
@@ -926,6 +927,10 @@ GRAPH = "some.yaml, SeldonDeployment: spec.predictors[0].graph"
                 "seldon.io/rest-timeout is in millis",
             )
             for text in ("0", "-1", "1s", "1.5", "²", "9" * 5000, "")
+        ),
+        (
+            {"annotations": {"walkthrough/max-in-flight": "many"}},
+            "walkthrough/max-in-flight is a whole number",
         ),
         (
             {

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import orjson
 from prometheus_client import CollectorRegistry
@@ -95,7 +96,7 @@ class Gateway:
             self.routes, self._upstream, self.events, self.metrics, Splitter(seed)
         )
         self._bodies = BodyReader(body_limit, buffer_limit)
-        self._in_flight: Counter[tuple[str, str]] = Counter()
+        self._in_flight: Counter[tuple[str, str, str, str]] = Counter()
         self._under_way = 0
         self.metrics.in_flight.set_function(lambda: self._under_way)
 
@@ -193,7 +194,7 @@ class Gateway:
         target = resolve(deployment.protocol, scope["method"], f"/{asked.rest}", predictor.model)
         started = time.perf_counter()
         try:
-            async with self._admitted(deployment, deployment.key, scope, receive) as body:
+            async with self._admitted(deployment, predictor, "model", scope, receive) as body:
                 request = Request(deployment, variant, target, asked.intake, body)
                 answer = await self._orchestrator.serve(
                     request, copied=copied and not variant.pinned
@@ -210,21 +211,27 @@ class Gateway:
     async def _explain(self, asked: _Asked, scope: Scope, receive: Receive) -> Answer:
         deployment, predictor = asked.deployment, asked.variant.predictor
         target = explain_target(scope["method"], asked.rest)
-        key = (deployment.namespace, f"{deployment.name}-explainer/{predictor.name}")
-        async with self._admitted(deployment, key, scope, receive) as body:
+        async with self._admitted(deployment, predictor, "explainer", scope, receive) as body:
             request = Request(deployment, asked.variant, target, asked.intake, body)
             return await self._orchestrator.explain(request)
 
     @asynccontextmanager
     async def _admitted(
-        self, deployment: Deployment, key: tuple[str, str], scope: Scope, receive: Receive
+        self,
+        deployment: Deployment,
+        predictor: Predictor,
+        server: Literal["model", "explainer"],
+        scope: Scope,
+        receive: Receive,
     ) -> AsyncIterator[bytes]:
         """Yield a request's body, and count it among those under way and in memory meanwhile."""
-        if self._in_flight[key] >= deployment.max_in_flight:
+        key = (*deployment.key, predictor.name, server)
+        if self._in_flight[key] >= predictor.max_in_flight:
             self.metrics.shed.labels(deployment.name).inc()
             raise RequestError(
                 503,
-                f"{deployment.max_in_flight} requests are under way; try again.",
+                f"{predictor.max_in_flight} requests are under way at the {server} of the "
+                f"predictor {predictor.name}; try again.",
                 headers={"retry-after": "1"},
             )
         self._in_flight[key] += 1

@@ -27,7 +27,7 @@ from helpers.serving.common.errors import ServingError
 
 Protocol = Literal["seldon", "tensorflow", "v2"]
 
-MAX_IN_FLIGHT = 64  # requests of one deployment under way at once
+MAX_IN_FLIGHT = 64  # requests under way at one predictor
 EXPLAINER_SUFFIX = "-explainer"
 
 _DNS_NAME = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
@@ -84,6 +84,8 @@ class Predictor(_Strict):
         explainer: the explainer's server; None has none.
         timeout_seconds: limit of one call of the model.
         explainer_timeout_seconds: limit of one explanation.
+        max_in_flight: requests under way at once, at the model and as many at the explainer; more are
+            refused with 503. What waits, waits at the model's server: there is no queue before it.
     """
 
     name: DnsName
@@ -99,20 +101,16 @@ class Predictor(_Strict):
     explainer: BaseUrl | None = None
     timeout_seconds: float = Field(default=60.0, gt=0)
     explainer_timeout_seconds: float = Field(default=600.0, gt=0)
+    max_in_flight: int = Field(default=MAX_IN_FLIGHT, ge=1)
 
 
 class Deployment(_Strict):
-    """One SeldonDeployment.
-
-    Args:
-        max_in_flight: requests under way at once; more are refused with 503.
-    """
+    """One SeldonDeployment."""
 
     namespace: DnsName
     name: DnsName
     protocol: Protocol
     predictors: tuple[Predictor, ...] = Field(min_length=1)
-    max_in_flight: int = Field(default=MAX_IN_FLIGHT, ge=1)
 
     _serving: tuple[Predictor, ...] = PrivateAttr(default=())
     _shadow: Predictor | None = PrivateAttr(default=None)

@@ -30,6 +30,9 @@ from helpers.stack.local.resources import (
 from helpers.stack.local.spec import LOOPBACK, ServerSpec, literal
 
 TIMEOUT = "seldon.io/rest-timeout"  # annotation, milliseconds
+MAX_IN_FLIGHT = (
+    "walkthrough/max-in-flight"  # annotation of our gateway; Seldon knows nothing like it
+)
 NOWHERE = "http://127.0.0.1:9"  # the discard port, where nothing listens: connections are refused
 
 V2_IMAGE = "seldonio/mlserver:1.6.1-alibi-explain"  # the operator's own choice
@@ -69,6 +72,7 @@ class Model:
                 (one.container and one.container.image) or ""
             )
             limit = _timeout(deployment, one, str(deployment))
+            most = _number(deployment, one, MAX_IN_FLIGHT, str(deployment))
             predictors.append(
                 routes.Predictor(
                     name=one.name,
@@ -87,6 +91,7 @@ class Model:
                     takes_feedback=deployment.spec.protocol == "seldon",
                     explainer=url(explainer_name(deployment, one)) if one.explainer else None,
                     **({"timeout_seconds": limit} if limit else {}),
+                    **({"max_in_flight": most} if most else {}),
                 )
             )
         return routes.Deployment(
@@ -127,6 +132,7 @@ def plan(
             None if origin is None else f"{origin}, {deployment.kind}: spec.predictors[{number}]"
         )
         _timeout(deployment, predictor, place or str(deployment))
+        _number(deployment, predictor, MAX_IN_FLIGHT, place or str(deployment))
         servers.append(_model_server(deployment, predictor, sources, addresses, place))
         if predictor.explainer is not None:
             servers.append(_explain_server(deployment, predictor, sources, addresses, place))
@@ -437,11 +443,19 @@ def _check_artifact(uri: str, place: str, *, strict: bool) -> None:
 
 def _timeout(deployment: SeldonDeployment, predictor: Predictor, place: str) -> float | None:
     """The limit of one call in seconds, where an annotation sets it."""
-    told = {**deployment.spec.annotations, **predictor.annotations}.get(TIMEOUT)
+    told = _number(deployment, predictor, TIMEOUT, place, " in milliseconds,")
+    return None if told is None else told / 1000
+
+
+def _number(
+    deployment: SeldonDeployment, predictor: Predictor, name: str, place: str, unit: str = ""
+) -> int | None:
+    """The whole number that an annotation sets, on the predictor or else the deployment."""
+    told = {**deployment.spec.annotations, **predictor.annotations}.get(name)
     if told is None:
         return None
     if not re.fullmatch(r"[1-9][0-9]{0,8}", told):
         raise ManifestError(
-            f"{place}: the annotation {TIMEOUT} is in milliseconds, a whole number, not {told!r:.40}."
+            f"{place}: the annotation {name} is{unit} a whole number, not {told!r:.40}."
         )
-    return int(told) / 1000
+    return int(told)
