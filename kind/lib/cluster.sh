@@ -16,7 +16,7 @@ make_cluster() {
         docker image inspect "$node" >/dev/null 2>&1 || remember "image $node"
         docker network inspect kind >/dev/null 2>&1 || remember "network kind"
         : >"$STATE/creating"
-        DONE=made
+        did made
         run "the nodes, and the image they are made of" kind create cluster --name "$CLUSTER_NAME" --config "$KIND_DIR/cluster.yaml"
         rm -f "$STATE/creating"
         mark namespace kube-system config "$config"
@@ -26,7 +26,7 @@ make_cluster() {
         for node in $nodes; do
             # Docker has been restarted since.
             if [ "$(docker inspect --format '{{.State.Running}}' "$node" 2>/dev/null)" = false ]; then
-                DONE=started
+                did started
                 run "$node to start" docker start "$node"
             fi
         done
@@ -63,7 +63,7 @@ make_image() {
     inputs=$(image_inputs)
     if again || [ "$(docker image inspect --format '{{index .Config.Labels "walkthrough.inputs"}}' "$IMAGE_SERVING" 2>/dev/null)" != "$inputs" ]; then
         docker image inspect "$IMAGE_SERVING" >/dev/null 2>&1 || remember "image $IMAGE_SERVING"
-        DONE=built
+        did built
         # Without attestations the image is one manifest, as `kind load` wants it.
         run "docker to build $IMAGE_SERVING" env BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --tag "$IMAGE_SERVING" \
             --label "walkthrough.inputs=$inputs" --file "$KIND_DIR/Dockerfile" "$ROOT"
@@ -72,12 +72,12 @@ make_image() {
     node=$(kind get nodes --name "$CLUSTER_NAME" 2>/dev/null | awk '/-worker/ { print; exit }')
     [ -n "$node" ] || failed "the cluster $CLUSTER_NAME has no worker, so it was not made of kind/cluster.yaml: make kind-down, then make kind-up."
     if again || [ "$(marked node "$node" image)" != "$inputs" ]; then
-        case $DONE in built) DONE="built and loaded" ;; *) DONE=loaded ;; esac
+        if [ "$DONE" = built ]; then DONE="built and loaded"; else did loaded; fi
         run "$IMAGE_SERVING to be on $node" kind load docker-image "$IMAGE_SERVING" --name "$CLUSTER_NAME" --nodes "$node"
         mark node "$node" image "$inputs"
-        # They have the tag, and so would keep the old image.
+        # They name the tag, which is the same, and so keep the old image.
         if ask get pods --all-namespaces -o 'jsonpath={.items[*].spec.containers[*].image}' 2>/dev/null | grep -qF "$IMAGE_SERVING"; then
-            DONE="$DONE; pods of the old image keep it until they are made again (make run does)"
+            DONE="$DONE; pods that run keep the old one: kubectl --context $CONTEXT -n walkthrough delete pods --all"
         fi
     fi
 }
@@ -87,7 +87,7 @@ fill_bucket() {
     local inputs
     inputs=$(image_inputs)
     if ! again && [ "$(marked namespace minio-system bucket)" = "$inputs" ]; then return 0; fi
-    DONE=installed
+    did installed
     run "the job that fills the bucket" k replace --force -f "$KIND_DIR/components/minio-fill.yaml"
     run "artifacts/ to be in the bucket" k wait job/minio-fill -n minio-system --for=condition=Complete --timeout="$(left)"
     mark namespace minio-system bucket "$inputs"

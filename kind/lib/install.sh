@@ -25,7 +25,7 @@ helm_release() {
         case $state in *"\"description\":\"$wanted\""*) again || return 0 ;; esac
         ;;
     esac
-    DONE=installed
+    did installed
     run "chart $chart $version" helm upgrade --install "$name" "$chart" --repo "$repo" --version "$version" \
         --kube-context "$CONTEXT" --namespace "$NAMESPACE" --create-namespace --values "$values" \
         --description "$wanted" --history-max 3 --timeout "$(left)"
@@ -37,7 +37,7 @@ apply() {
     shift
     # kubectl diff: 0 the same, 1 different, more: not to be compared, as where its namespace is new.
     if ! again && ask diff --server-side --force-conflicts --field-manager=kind-up "$@" >>"$LOG" 2>&1; then return 0; fi
-    DONE=installed
+    did installed
     run "$what" k apply --server-side --force-conflicts --field-manager=kind-up "$@"
 }
 

@@ -15,6 +15,9 @@ begin() {
     printf '\n== %s\n' "$NAME" >>"$LOG"
 }
 
+# What the step has done, for its last line; the first to say so counts.
+did() { [ "$DONE" != unchanged ] || DONE=$1; }
+
 end() {
     line "$DONE$([ $((SECONDS - STARTED)) -lt 2 ] || printf ', %s' "$(minutes $((SECONDS - STARTED)))")"
     [ -z "$TTY" ] || printf '\n'
@@ -26,10 +29,10 @@ line() {
     if [ -n "$TTY" ]; then printf '\r\033[K%.*s' "$((WIDTH - 1))" "$text"; else printf '%s\n' "$text"; fi
 }
 
-# What is waited for: on a terminal all the time in one line, in a log every half minute.
+# waiting WHAT [AND SO ON]: what is waited for; on a terminal all the time in one line, in a log every half minute.
 waiting() {
     if [ -n "$TTY" ] || [ $((SECONDS - SPOKEN)) -ge 30 ]; then
-        line "waits for $1 ($(minutes $((SECONDS - STARTED))) of at most $(minutes "$LIMIT"))"
+        line "waits for $1 ($(minutes $((SECONDS - STARTED))) of at most $(minutes "$LIMIT"))${2:-}"
         SPOKEN=$SECONDS
     fi
 }
@@ -64,7 +67,7 @@ run() {
         # Asking for pods takes longer than looking at a process.
         [ $((looks % 20)) -ne 10 ] || pods=$(unwell)
         looks=$((looks + 1))
-        waiting "$what$pods"
+        waiting "$what" "$pods"
         sleep "$POLL"
     done
     wait "$CHILD" || status=$?
@@ -123,9 +126,9 @@ failed() {
     if [ -n "$NAMESPACE" ] && ask get namespace "$NAMESPACE" >/dev/null 2>&1; then
         report=$(
             say "Pods in $NAMESPACE:"
-            ask get pods -n "$NAMESPACE" 2>&1 | sed 's/^/    /'
+            { ask get pods -n "$NAMESPACE" 2>&1 || true; } | sed 's/^/    /'
             say "Last events in $NAMESPACE:"
-            ask get events -n "$NAMESPACE" --sort-by=.lastTimestamp 2>&1 | tail -n 12 | sed 's/^/    /'
+            { ask get events -n "$NAMESPACE" --sort-by=.lastTimestamp 2>&1 || true; } | tail -n 12 | sed 's/^/    /'
         )
         say
         say "$report"
