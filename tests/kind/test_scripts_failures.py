@@ -138,4 +138,4 @@ def test_a_terminal_shows_what_is_waited_for_and_since_when(sandbox) -> None:
     lines = re.split(r"\r\n|\r\x1b\[K", shown.decode())
     waits = [line for line in lines if "istio       waits for chart istiod 1.28.10" in line]
     assert any(re.search(r"\([1-3] s of at most 3 s\); istiod-6c5f", line) for line in waits), waits
-    assert max(len(line) for line in lines[: lines.index(waits[-1])]) < 80
+    assert max(len(line) for line in lines[: lines.index(waits[-1])]) < 100
