@@ -8,9 +8,8 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry
 
-from helpers.metrics import Samples
 from helpers.serving.detect.classification import MulticlassOneHot
 from helpers.serving.detect.drift import _metrics as drift_metrics
 from helpers.serving.detect.exposition import RuntimeMetrics
@@ -28,9 +27,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def exposed() -> set[str]:
     """Return the names that our servers expose, each after it measured something."""
-    names: set[str] = set()
+    return set(exposed_labels())
+
+
+def exposed_labels() -> dict[str, set[str]]:
+    """Return name -> the labels that the server itself gives it, of everything that our servers expose."""
     registry = CollectorRegistry()
-    detectors = RuntimeMetrics("test", {})
+    detectors = RuntimeMetrics("test")
     registry.register(detectors)
     detectors.update(outlier_metrics(np.array([True]), np.array([0.5])))
     drift = {"is_drift": 1, "distance": [0.1], "p_val": [0.2], "threshold": 0.05}
@@ -44,20 +47,29 @@ def exposed() -> set[str]:
     gateway = GatewayMetrics(registry)
     for histogram in (gateway._server, gateway._client):
         histogram.labels(*["x"] * len(histogram._labelnames)).observe(0.1)
-    names |= set(Samples.parse(generate_latest(registry).decode()).names())
-    # Made where a server starts; of a detector with a window, and of the stack's supervisor.
+    labels: dict[str, set[str]] = {}
+    for family in registry.collect():
+        for sample in family.samples:
+            labels.setdefault(sample.name, set()).update(sample.labels)
+    # Made where a server starts; of a detector with a window, and of the stack's supervisor, which a cluster has of
+    # kubelet and kube-state-metrics.
     sources = {
-        "helpers/serving/detect/app.py": ["detect_server_window_rows"],
-        "helpers/stack/local/usage.py": [
-            "container_cpu_usage_seconds_total",
-            "container_memory_working_set_bytes",
-            "kube_pod_container_status_restarts_total",
-        ],
+        "helpers/serving/detect/app.py": (["detect_server_window_rows"], set()),
+        "helpers/stack/local/usage.py": (
+            [
+                "container_cpu_usage_seconds_total",
+                "container_memory_working_set_bytes",
+                "kube_pod_container_status_restarts_total",
+            ],
+            {"namespace", "pod", "container"},
+        ),
     }
-    for file, found_there in sources.items():
+    for file, (found_there, own) in sources.items():
         text = (ROOT / file).read_text(encoding="utf-8")
-        names |= {name for name in found_there if f'"{name.removesuffix("_total")}"' in text}
-    return names
+        for name in found_there:
+            if f'"{name.removesuffix("_total")}"' in text:
+                labels[name] = set(own)
+    return labels
 
 
 def _production(registry: CollectorRegistry) -> None:

@@ -70,6 +70,7 @@ EXAMPLES = pytest.mark.parametrize(
         "manifests/explainers/cifar10-explained.yaml",
         "manifests/explainers/production-terms.yaml",
         "manifests/kserve/cifar10.yaml",
+        "manifests/kserve/s3-service-account.yaml",
         "manifests/monitoring/monitors/mlserver.yaml",
         "manifests/monitoring/rules/explanations.yaml",
         "manifests/overlays/kind-core/namespace.yaml",

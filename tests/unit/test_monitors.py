@@ -18,6 +18,7 @@ import yaml
 
 from helpers.stack.local.programs import split_image
 from helpers.stack.local.prometheus import JOB
+from tests.monitoring.exposition import exposed_labels, metric_names
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -268,3 +269,71 @@ def test_scrapes_end_before_the_next() -> None:
                 float(endpoint[key].removesuffix("s")) for key in ("interval", "scrapeTimeout")
             )
             assert limit < interval <= 15
+
+
+# The labels that queries use
+
+
+def queries() -> Iterator[tuple[str, str]]:
+    """Every query of the dashboards and the rules, with where it stands."""
+    for path in sorted((MANIFESTS / "monitoring" / "dashboards").glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for one in content["panels"]:
+            for target in one.get("targets", []):
+                yield f"{path.name}: {one['title']}", target["expr"]
+        for variable in content["templating"]["list"]:
+            asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.get("definition", ""))
+            if asked:
+                yield f"{path.name}: ${variable['name']}", f"sum by ({asked[2]}) ({asked[1]})"
+    for name, rule in rules():
+        yield name, rule["expr"]
+
+
+def rules() -> Iterator[tuple[str, Object]]:
+    for path in sorted((MANIFESTS / "monitoring" / "rules").glob("*.yaml")):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["groups"]:
+            for rule in group["rules"]:
+                yield f"{path.name}: {rule.get('alert') or rule['record']}", rule
+
+
+def used_labels(expr: str) -> set[str]:
+    """The labels that a query matches, groups or joins by."""
+    matcher = r'(\w+)\s*(?:=~|!~|!=|=)\s*"(?:[^"\\]|\\.)*"'
+    lists = re.findall(r"\b(?:by|without|on|ignoring|group_left|group_right)\s*\(([^)]*)\)", expr)
+    found = set(re.findall(matcher, expr))
+    found |= {name.strip() for inside in lists for name in inside.split(",") if name.strip()}
+    return found - {"__name__"}
+
+
+def test_used_labels_finds_them_all() -> None:
+    found = used_labels('sum by (a, b) (x{c="1", d=~"e=f"}) / on(g) group_left() y{__name__=~"z"}')
+    assert found == {"a", "b", "c", "d", "g"}
+
+
+def test_queries_use_labels_that_servers_and_monitors_give() -> None:
+    given = exposed_labels()
+    # A recorded series has the labels that its query kept.
+    for _, rule in rules():
+        if "record" in rule:
+            given[rule["record"]] = used_labels(rule["expr"])
+    told = list(queries())
+    assert len(told) > 50
+    for place, expr in told:
+        names = metric_names(expr)
+        assert names <= given.keys(), (
+            f"{place}: {sorted(names - given.keys())} is exposed by nobody"
+        )
+        labels = set().union(TARGET_LABELS, *(given[name] for name in names))
+        unknown = used_labels(expr) - labels
+        assert not unknown, f"{place}: nobody gives {sorted(names)} the labels {sorted(unknown)}"
+
+
+def test_no_server_has_a_label_of_its_target() -> None:
+    """Prometheus would call it exported_…, and queries mean the target's."""
+    on_cluster = {
+        name: labels
+        for name, labels in exposed_labels().items()
+        if not name.startswith(("container_", "kube_"))  # scraped from elsewhere
+    }
+    clashes = {name: labels & TARGET_LABELS for name, labels in on_cluster.items()}
+    assert not any(clashes.values()), {name for name, labels in clashes.items() if labels}
