@@ -20,6 +20,7 @@ from helpers.serving.common.events import (
     new_event,
 )
 from helpers.serving.detect.completion import PayloadLog
+from helpers.stack.kind.events import events
 from tests.fakes.elasticsearch import FakeElasticsearch
 
 pytestmark = pytest.mark.timeout(60)
@@ -78,6 +79,24 @@ def test_feedback_is_completed_from_the_log_and_from_elasticsearch_itself(
     finally:
         for reader in readers:
             reader.close()
+
+
+def test_the_stack_on_a_cluster_reads_the_events(server: Any, elastic: FakeElasticsearch) -> None:
+    names = {"requestid": "r1", "namespace": "walkthrough"}
+    sent = [
+        new_event(type, "http://source/", {"instances": [[n]]}, **names)
+        for n, type in enumerate((REQUEST_TYPE, RESPONSE_TYPE, "io.seldon.another"))
+    ]
+    for event in [*sent, sent[0]]:
+        assert send(server, event).status_code == 200
+    elastic.refresh()
+    found = events(elastic.url, limit=10, data=True)
+    assert [one["attributes"] for one in found] == [one.attributes() for one in reversed(sent)]
+    assert [one["data"] for one in found] == [{"instances": [[n]]} for n in (2, 1, 0)]
+    assert found[0]["bytes"] == len(sent[2].data)
+    (one,) = events(elastic.url, limit=10, data=False, type=RESPONSE_TYPE, request_id="r1")
+    assert "data" not in one
+    assert events(elastic.url, limit=10, data=False, request_id="r2") == []
 
 
 def test_an_outage_is_a_503_with_a_live_process_and_ends_by_itself(

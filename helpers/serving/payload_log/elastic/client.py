@@ -1,4 +1,8 @@
-"""Calls of Elasticsearch: bounded, and with errors that hold no password."""
+"""Calls of Elasticsearch: bounded, and with errors that hold no password.
+
+They are eight, over the HTTP client that is in the lock. The official client, which is not, is worth
+its place where there are several nodes to choose from.
+"""
 
 from __future__ import annotations
 
