@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env run notebooks lab status down train bench test test-faults lint format lock clean distclean
+.PHONY: help env run notebooks lab status down kind-up kind-down train bench test test-faults lint format lock clean distclean
 
 DATASET ?= cifar10
 BACKEND ?= local
@@ -56,6 +56,13 @@ status: ## Show the servers that notebooks have started
 down: ## Stop them, and remove their events, logs and metrics
 	@$(ENSURE) "$$python" -m helpers.stack down --backend '$(BACKEND)'
 
+##@ Cluster
+kind-up: ## Make a Kubernetes cluster in Docker for BACKEND=kind, or mend it (kind/README.md)
+	@kind/up
+
+kind-down: ## Remove it, its data and its images
+	@kind/down
+
 ##@ Models
 train: ## Train every artefact from scratch (hours); ONLY=resnet32 trains one
 	@$(ENSURE) "$$python" -m helpers.train \
@@ -74,7 +81,7 @@ bench: ## Measure what each explanation method costs: time and calls of the mode
 lint: ## Check style: ruff check, ruff format, shellcheck if installed
 	@$(ENSURE) "$$python" -m ruff check . && "$$python" -m ruff format --check .
 	@if command -v shellcheck >/dev/null 2>&1; \
-	then shellcheck .ci/run $$(find . $(OURS) -name '*.sh' -print); \
+	then shellcheck -x .ci/run kind/up kind/down $$(find . $(OURS) -name '*.sh' -print); \
 	else echo "shellcheck is not installed: the shell scripts were not checked"; fi
 
 format: ## Rewrite the code as `make lint` wants it
@@ -94,13 +101,15 @@ clean: ## Remove runs and caches; keeps the environment, data and training check
 	@rm -rf runs/2* .pytest_cache .ruff_cache *.egg-info build
 	@find . $(OURS) \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
-distclean: clean ## Also remove .venv, downloaded data and training checkpoints; stops the local stack
+distclean: clean ## Also remove .venv, downloaded data and training checkpoints; stops stack and cluster
 	@if [ -d runs/stack ]; then $(ENSURE) "$$python" -m helpers.stack down; fi
+	@if [ -d runs/kind ]; then kind/down; fi
 	@rm -rf .venv data runs
 
 ##@ Variables
 #? ONLY=06             one notebook, or several (ONLY=06,07); for train one artefact
 #? DATASET=digits      bundled data, trains on the spot in about a minute (default: cifar10)
 #? BACKEND=kind        a Kubernetes cluster instead of this machine (default: local)
+#? PARTS=core,eventing less of it, of core, eventing, monitoring, logging (kind-up)
 #? ARGS='...'          more options for the command behind the target
 #? PYTHON=/path/to/it  the Python 3.12 to make .venv with (default: found by itself)
