@@ -8,7 +8,7 @@ python=$1
 shift
 log=$(mktemp)
 
-"$python" -m pytest tests/contract tests/reliability tests/stack tests/unit "$@" >"$log" 2>&1 &
+"$python" -m pytest tests/contract tests/kind tests/reliability tests/stack tests/unit "$@" >"$log" 2>&1 &
 other=$!
 # A shell's background process ignores Ctrl-C: it is ended here, and its servers with it.
 trap 'kill -TERM "$other" 2>/dev/null; rm -f "$log"; exit 130' INT TERM
