@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -73,7 +74,7 @@ def bodies() -> list[bytes]:
         return [client.encode(images[number : number + 1]) for number in range(len(images))]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory, manifest) -> Iterator[LocalStack]:
     """Model, payload log and outlier detector, ready."""
     if not artifacts.exists("cifar10", "resnet32"):
@@ -145,12 +146,68 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
         one.stop()
 
 
+# Takes `seconds` for a request, `slots` at a time; the rest waits, as at a real model.
+SLOW = """
+import asyncio, sys
+from aiohttp import web
+slots, seconds = asyncio.Semaphore(int(sys.argv[1])), float(sys.argv[2])
+async def predict(request):
+    await request.read()
+    async with slots:
+        await asyncio.sleep(seconds)
+    return web.json_response({"predictions": [[0.1, 0.9]]})
+async def main():
+    app = web.Application(client_max_size=2**24)
+    app.router.add_post("/v1/models/m:predict", predict)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    print(f"listening on http://127.0.0.1:{port}", flush=True)
+    await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def slow_server(program) -> Callable[[int, float], str]:
+    """Return start(slots, seconds): a server at whose /v1/models/m:predict requests wait; its address."""
+    return lambda slots, seconds: program("-c", SLOW, str(slots), str(seconds)).listening()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Return mount(options): a file system of its own; the second time it gets other options."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = False
+
+    def mount(options: str) -> Path:
+        nonlocal mounted
+        told = f"remount,{options}" if mounted else options
+        command = ["mount", "-t", "tmpfs", "-o", told, "none", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode and not mounted:
+            pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+        assert done.returncode == 0, done.stderr
+        mounted = True
+        return folder
+
+    if shutil.which("mount") is None:
+        pytest.skip("there is no `mount` here")
+    yield mount
+    if mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
 @pytest.fixture(scope="session")
 def kills() -> dict[str, Callable[[LocalStack], None]]:
     """What can be killed, and how."""
     return {
         "detector": lambda stack: kill(stack, "outlier-vae"),
         "model": lambda stack: kill(stack, "cifar10-default-0-resnet32"),
+        "explainer": lambda stack: kill(stack, "cifar10-default-explainer"),
         "payload-log": lambda stack: kill(stack, "payload-logger"),
         "gateway-and-broker": kill_daemon,
     }

@@ -23,29 +23,6 @@ IN_FLIGHT = 8
 PATH = "/seldon/default/model/v1/models/m:predict"
 BODY = json.dumps({"instances": [[0.123456789] * 400]}).encode()
 
-# A model that takes SECONDS for a request, SLOTS at a time; the rest waits, as in a real one.
-MODEL = f"""
-import asyncio
-from aiohttp import web
-slots = asyncio.Semaphore({SLOTS})
-async def predict(request):
-    await request.read()
-    async with slots:
-        await asyncio.sleep({SECONDS})
-    return web.json_response({{"predictions": [[1.0]]}})
-async def main():
-    app = web.Application(client_max_size=2**24)
-    app.router.add_post("/v1/models/m:predict", predict)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = site._server.sockets[0].getsockname()[1]
-    print(f"listening on http://127.0.0.1:{{port}}", flush=True)
-    await asyncio.Event().wait()
-asyncio.run(main())
-"""
-
 
 @dataclass
 class Answer:
@@ -109,9 +86,9 @@ def routes(path: Path, model: str, **more: object) -> Path:
 
 
 def test_four_times_the_load_is_refused_quickly_and_costs_the_rest_nothing(
-    program: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    program: Callable, slow_server: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = program("-c", MODEL).listening()
+    model = slow_server(SLOTS, SECONDS)
     config = routes(tmp_path / "routes.json", model)
     gateway = program("-m", "helpers.serving.gateway", "--port=0", f"--config={config}")
     url = gateway.listening()
@@ -154,9 +131,9 @@ def test_four_times_the_load_is_refused_quickly_and_costs_the_rest_nothing(
 
 
 def test_a_consumer_that_takes_seconds_does_not_slow_predictions(
-    program: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    program: Callable, slow_server: Callable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = program("-c", MODEL).listening()
+    model = slow_server(SLOTS, SECONDS)
     token = tmp_path / "token"
     token.write_text("secret")
     token.chmod(0o600)
@@ -167,7 +144,7 @@ def test_a_consumer_that_takes_seconds_does_not_slow_predictions(
         f"--state={tmp_path / 'broker'}",
         f"--token-file={token}",
     ).listening()
-    slow = program("-c", MODEL.replace(str(SECONDS), "3")).listening()
+    slow = slow_server(SLOTS, 3)
     config = routes(
         tmp_path / "routes.json", model, logger={"url": f"{broker}/default/default", "mode": "all"}
     )

@@ -22,6 +22,7 @@ from filelock import Timeout
 from starlette.types import ASGIApp
 
 from helpers import artifacts
+from helpers.errors import WalkthroughError
 from helpers.serving.broker import cli as broker_cli
 from helpers.serving.broker.broker import Broker
 from helpers.serving.broker.ingress import NearIngress
@@ -169,15 +170,16 @@ def main() -> None:
     configure_logging()
     os.umask(0o077)
     state = State(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
-    state.make()
+    sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        lock = state.lock.acquire()
+        state.make()
+        with state.lock.acquire():
+            state.info.unlink(missing_ok=True)
+            uvloop.run(serve(state))
     except Timeout:
         sys.exit(f"stack: one runs already on {state.folder}")
-    sys.setswitchinterval(SWITCH_SECONDS)
-    with lock:
-        state.info.unlink(missing_ok=True)
-        uvloop.run(serve(state))
+    except WalkthroughError as problem:
+        sys.exit(f"stack: {problem}")
 
 
 if __name__ == "__main__":
