@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import websocket
+import yaml
 from kubernetes import client, config
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.discovery import LazyDiscoverer
@@ -24,7 +25,7 @@ from kubernetes.stream.ws_client import PortForward, WSClient
 from helpers.errors import StackError
 from helpers.stack.interface import NAMESPACE
 from helpers.stack.kind.kinds import Kind
-from helpers.stack.kind.problems import UP, explained
+from helpers.stack.kind.problems import UP, explained, status_of
 
 VARIABLE = "KIND_CONTEXT"
 CONTEXT = "kind-walkthrough"
@@ -182,7 +183,9 @@ class Api:
     def _request(self, method: str, path: str, **options: Any) -> Object | None:
         try:
             answer = self._dynamic().request(method, path, serialize=False, **options)
-        except NotFoundError:
+        except NotFoundError as problem:
+            if not status_of(problem):
+                raise ValueError("it answers 404, and not as such a server does") from problem
             return None
         return json.loads(answer.data)
 
@@ -244,6 +247,8 @@ def _configuration(context: str) -> client.Configuration:
         raise StackError(
             f"There is no cluster: no kubeconfig with the context {context} ({problem}). {UP} makes one."
         ) from problem
+    except (LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError) as problem:
+        raise StackError(f"{files} is no kubeconfig: {problem}.") from problem
     settings.proxy = None
     return settings
 

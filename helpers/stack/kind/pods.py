@@ -124,6 +124,8 @@ def log(api: Api, pod: Object, lines: int) -> str:
 def last_line(api: Api, pod: Object) -> str:
     """Return the last line of a pod's log, or why there is none."""
     name, status = _container_to_read(pod)
+    if not statuses(pod):  # no node has it yet
+        return "; ".join(troubles(pod))
     waiting = status.get("state", {}).get("waiting", {})
     if waiting.get("reason") and not status.get("restartCount"):
         return _with_message(waiting)

@@ -31,7 +31,7 @@ def test_every_manifest_of_the_walkthrough_is_taken(stack, cluster, manifest):
     assert actions(applied) == ["created"] * 9
     assert str(applied[0]) == "secret/s3-credentials created"
     assert actions(stack.apply(*map(manifest, WALKTHROUGH))) == ["unchanged"] * 9
-    stack.wait(timeout=20)
+    stack.wait(timeout=60)
     # By now controllers have written to most of them.
     assert actions(stack.apply(*map(manifest, WALKTHROUGH))) == ["unchanged"] * 9
 
@@ -223,7 +223,7 @@ def test_what_this_stack_does_not_apply(stack, cluster, manifest, tmp_path, name
 
 def test_deleting_takes_what_is_owned_along_and_returns_when_it_is_gone(stack, cluster, manifest):
     stack.apply(manifest("explainers/cifar10-explained.yaml"))
-    stack.wait(timeout=20)
+    stack.wait(timeout=60)
     assert len(list(cluster.store.of("Pod"))) == 2
     deleted = stack.delete(
         manifest("explainers/cifar10-explained.yaml"), manifest("eventing/broker.yaml")
@@ -236,7 +236,7 @@ def test_deleting_takes_what_is_owned_along_and_returns_when_it_is_gone(stack, c
 def test_what_is_not_deleted_in_time_is_told(stack, cluster, manifest, monkeypatch):
     monkeypatch.setattr(objects, "GONE_SECONDS", 0.3)
     stack.apply(manifest("logging/payload-logger.yaml"))
-    stack.wait(timeout=10)
+    stack.wait(timeout=60)
     cluster.controllers.paused.add("pods")
     with pytest.raises(StackError, match=r"Not deleted after 0\.3 s: Deployment/payload-logger\."):
         stack.delete(manifest("logging/payload-logger.yaml"))
@@ -244,12 +244,12 @@ def test_what_is_not_deleted_in_time_is_told(stack, cluster, manifest, monkeypat
 
 def test_applied_again_while_it_is_being_deleted(stack, cluster, manifest):
     stack.apply(manifest("model/cifar10.yaml"))
-    stack.wait(timeout=10)
+    stack.wait(timeout=60)
     before = cluster.store.get("SeldonDeployment", "cifar10")["metadata"]["uid"]
     foreground = {"propagationPolicy": "Foreground"}
     cluster.change(cluster.store.delete, "SeldonDeployment", "cifar10", foreground)
     assert actions(stack.apply(manifest("model/cifar10.yaml"))) == ["created"]
-    stack.wait(timeout=10)
+    stack.wait(timeout=60)
     assert cluster.store.get("SeldonDeployment", "cifar10")["metadata"]["uid"] != before
 
 
@@ -257,7 +257,7 @@ def test_down_deletes_what_was_applied_and_nothing_else(stack, cluster, reached,
     own = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "payload-log"}}
     cluster.change(cluster.store.put, own)  # kind/up's
     stack.apply(*map(manifest, WALKTHROUGH))
-    stack.wait(timeout=20)
+    stack.wait(timeout=60)
     KindStack(reached=reached).down()  # another process
     assert [*cluster.store.objects] == [("ConfigMap", "payload-log")]
     assert stack.status() == []
