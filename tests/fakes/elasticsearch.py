@@ -37,6 +37,8 @@ _TEMPLATE = {"index_patterns", "priority", "version", "template", "_meta", "comp
 _LENIENT = {"ignore_unavailable", "allow_no_indices"}
 _REASONS = {429: "es_rejected_execution_exception", 503: "unavailable_shards_exception"}
 
+ItemFault = int | tuple[int, str, str] | None
+
 
 class FakeElasticsearch:
     """One of them, empty.
@@ -51,12 +53,19 @@ class FakeElasticsearch:
         broken: what was asked for that this fake does not know, or that is not to be asked for.
         fault: called with method and path; a status it returns is the answer.
         fault_after: the same once the work is done: an answer that is lost.
-        item_fault: called with action, index and id of a bulk request's item; so is this item's.
+        item_fault: called with action, index and id of a bulk request's item; a status, or status, type
+            and reason, that it returns is this item's.
         seconds: that each answer takes longer.
         content_bytes: http.max_content_length.
     """
 
     def __init__(self) -> None:
+        self._port = 0
+        self.reset()
+        self.start()
+
+    def reset(self) -> None:
+        """Forget everything, for the next test."""
         self.indices: dict[str, dict[str, Any]] = {}
         self.templates: dict[str, dict[str, Any]] = {}
         self.calls: list[str] = []
@@ -65,13 +74,11 @@ class FakeElasticsearch:
         self.authorization: set[str | None] = set()
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.fault_after: Callable[[str, str], int | None] = lambda method, path: None
-        self.item_fault: Callable[[str, str, str], int | None] = lambda action, index, id: None
+        self.item_fault: Callable[[str, str, str], ItemFault] = lambda action, index, id: None
         self.seconds = 0.0
         self.content_bytes = CONTENT_BYTES
         self.version = {"number": "8.19.19"}
         self._seen: dict[str, dict[str, Any]] = {}
-        self._port = 0
-        self.start()
 
     def __enter__(self) -> FakeElasticsearch:
         return self
@@ -215,17 +222,18 @@ class FakeElasticsearch:
 
     def _item(self, action: str, index: str, id: str, line: bytes) -> dict[str, Any]:
         named = {"_index": index, "_id": id}
-        status = self.item_fault(action, index, id)
-        if status is not None:
-            told = _told(_REASONS.get(status, "told_exception"), "as the test says")
-            return {**named, "status": status, "error": told["error"]}
+        fault = self.item_fault(action, index, id)
+        if fault is not None:
+            default = (fault, _REASONS.get(fault, "told_exception"), "as the test says")
+            status, type, reason = fault if isinstance(fault, tuple) else default
+            return {**named, "status": status, **_told(type, reason)}
         try:
             result = self._write(action, index, id, line)
         except RejectedError as problem:
             return {**named, "status": 400, **_told(problem.type, problem.reason)}
         if result is None:
             told = _told("version_conflict_engine_exception", f"[{id}]: document already exists")
-            return {**named, "status": 409, "error": told["error"]}
+            return {**named, "status": 409, **told}
         return {**named, "status": 201 if result == "created" else 200, "result": result}
 
     def _write(self, action: str, index: str, id: str, line: bytes) -> str | None:

@@ -247,7 +247,7 @@ class BulkWriter:
         elif status == 409 and action.purpose == "event":
             self._metrics.documents.labels("event", "duplicate").inc()
             entry.again = True
-        elif status in (400, 413):
+        elif status in (400, 413) and not _is_full(item):
             self._metrics.errors.labels("rejected").inc()
             entry.rejected.append(_reason(item))
             log.warning("an event is rejected: %s", _reason(item))
@@ -256,6 +256,14 @@ class BulkWriter:
             self._metrics.errors.labels(reason).inc()
             entry.busy = UnavailableError(f"answers an action with {status}: {_reason(item)}")
         entry.settle()
+
+
+def _is_full(item: dict[str, Any]) -> bool:
+    """Whether there may be no further index: a 400 that is no fault of the event."""
+    error = item.get("error")
+    return isinstance(error, dict) and (
+        error.get("type") == "validation_exception" or "maximum" in str(error.get("reason"))
+    )
 
 
 def _reason(item: dict[str, Any]) -> str:
