@@ -5,7 +5,7 @@
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help env run notebooks lab status down kind-up kind-down train bench test test-faults lint format lock clean distclean
+.PHONY: help env run notebooks lab status down kind-up kind-down train bench test test-faults image test-image lint format lock clean distclean
 
 DATASET ?= cifar10
 BACKEND ?= local
@@ -75,8 +75,14 @@ test: ## Run the tests; ARGS='-k name' picks some
 test-faults: ## Kill, starve and overload servers under 5,000 predictions each (half an hour)
 	@$(ENSURE) "$$python" -m pytest -m 'not kind' tests/reliability $(ARGS)
 
-bench: ## Measure what each explanation method costs: time and calls of the model (minutes)
-	@$(ENSURE) "$$python" benchmarks/explain_methods.py $(ARGS)
+image: ## Build walkthrough/serving of this version with Docker; ENGINE=podman with podman
+	@kind/image/build.sh "$$(sed -n 's/^IMAGE_SERVING=//p' kind/versions.env)" $(ARGS)
+
+test-image: ## Build the serving image with podman, as root, and test its containers (10 minutes)
+	@$(ENSURE) tests/image/run.sh "$$python" $(ARGS)
+
+bench: ## Measure speed, memory and start-up against the limit (10 minutes); ONLY=model runs one part
+	@$(ENSURE) "$$python" -m benchmarks $(foreach part,$(subst $(comma), ,$(ONLY)),--only '$(part)') $(ARGS)
 
 lint: ## Check style: ruff check, ruff format, shellcheck if installed
 	@$(ENSURE) "$$python" -m ruff check . && "$$python" -m ruff format --check .
@@ -92,10 +98,13 @@ env: ## Make or mend the environment, and print its Python
 
 # Without hashes: pip demands them of every line once one has them, the project itself (`-e .` in
 # environment.yml) included, and PyPI never replaces the files of a version.
-lock: ## Compile requirements.txt from pyproject.toml; ARGS=--upgrade takes newer versions
+lock: ## Compile requirements.txt and the image's from pyproject.toml; ARGS=--upgrade takes newer versions
 	@$(ENSURE) "$$python" -m uv pip compile pyproject.toml --quiet --all-extras --universal \
 	--python-version 3.12 --no-emit-index-url --custom-compile-command 'make lock' \
-	--output-file requirements.txt $(ARGS)
+	--output-file requirements.txt $(ARGS) && \
+	"$$python" -m uv pip compile kind/image/requirements.in --quiet --universal --python-version 3.12 \
+	--constraint requirements.txt --override kind/image/overrides.txt --no-emit-index-url \
+	--custom-compile-command 'make lock' --output-file kind/image/requirements.txt
 
 clean: ## Remove runs and caches; keeps the environment, data and training checkpoints
 	@rm -rf runs/2* .pytest_cache .ruff_cache *.egg-info build

@@ -352,7 +352,10 @@ def test_a_wrong_variable_stops_before_anything_is_installed(make, copy, variabl
             "-m helpers.train --dataset digits --only resnet32 --only drift_ks",
         ),
         (["test", "ARGS=-k 'one or two'"], "-m pytest -k one or two"),
-        (["bench", "ARGS=--only ALE"], "benchmarks/explain_methods.py --only ALE"),
+        (
+            ["bench", "ONLY=model,scale", "ARGS=--quick"],
+            "-m benchmarks --only model --only scale --quick",
+        ),
     ],
 )
 def test_what_the_targets_run(make, log, arguments, asked):

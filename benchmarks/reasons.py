@@ -1,0 +1,34 @@
+"""Why a target is missed, by the key of its row; shown where it is missed, and checked against the profiles."""
+
+from __future__ import annotations
+
+REASONS = {
+    "share_32": (
+        "Load generator, gateway and model server share the cores that the model in process has for itself. "
+        "On these cores every prediction costs the model's own time and, on top of it, the gateway's and two HTTP "
+        "servers' time for 34 kB of JSON; the table of the parts under Scale has each. The profiles show no single "
+        "cause: writing the body to the next socket, the event loop, reading numbers. With cores of its own for the "
+        "gateway, as on a cluster, the model server keeps its cores for the model."
+    ),
+    "logging_paced": (
+        "A prediction with its payloads logged is two events, each written to disk by the broker, delivered, and "
+        "written again by the payload log: the table of the parts under Scale has what each takes. Here they take it "
+        "from the cores that the model computes on. On a cluster broker and log have their own."
+    ),
+    "logging_throughput": (
+        "All cores are busy, so what broker and payload log take is missing: the loss is their share of "
+        "the processor time of one prediction. The gateway's own part is the difference of the last column in "
+        "the table of predictions."
+    ),
+    "anchor_reuse": (
+        "Without the reuse the same explainer asks for all its samples in few large requests, which the model "
+        "answers at its best rate; with it one request of some ten images is left, and the time that remains is "
+        "alibi's own search and the segmentation, which reuse cannot shorten. The profile of the explainer has the "
+        "shares. On a slower model the factor is larger."
+    ),
+    "anchor_made": "The time is alibi's own search and one request to the model; see the profile of the explainer.",
+    "anchor_cached": "The body of an image is read, hashed and answered; see the profile of the explainer.",
+    "gradients_batch": "The gradients of 50 steps for each instance are computed by TensorFlow on these cores.",
+    "gateway_latency": "The gateway is one more HTTP server and client; see its profile.",
+    "drift_constant": "An event costs its encoding and the reading of its JSON; see the table of windows.",
+}
