@@ -6,9 +6,10 @@ import json
 import tomllib
 from pathlib import Path
 
-import pytest
+import yaml
 from packaging.utils import canonicalize_name
 
+from helpers import artifacts
 from helpers.environment.lock import read_lock
 
 from .containers import Engine
@@ -71,9 +72,11 @@ def test_every_module_of_the_servers_can_be_imported(engine: Engine) -> None:
     assert "helpers.serving.explain.app" in names
 
 
-@pytest.mark.parametrize("name", ["gcc", "cc", "g++", "c++", "clang", "make", "ld", "as", "uv"])
-def test_no_compiler(engine: Engine, name: str) -> None:
-    assert engine.run("which", name).returncode == 1
+def test_no_compilers(engine: Engine) -> None:
+    names = ["gcc", "cc", "g++", "c++", "cpp", "clang", "tcc", "make", "ld", "as", "uv"]
+    assert engine.python(
+        f"import json, shutil; print(json.dumps([*map(shutil.which, {names})]))"
+    ) == [None] * len(names)
 
 
 def test_nothing_is_writable_that_needs_not_be(engine: Engine) -> None:
@@ -128,3 +131,14 @@ def test_an_unknown_server_is_refused(engine: Engine) -> None:
     done = engine.run("payload-log")
     assert done.returncode == 1
     assert "'payload-log' is no server" in done.stderr
+
+
+def test_the_job_that_fills_the_bucket_copies_the_artefacts(engine: Engine) -> None:
+    documents = yaml.safe_load_all((ROOT / "kind/components/minio-fill.yaml").read_text())
+    (copy,) = next(documents)["spec"]["template"]["spec"]["initContainers"]
+    program = f"{copy['args'][0]}\nimport json, os\nprint(json.dumps(os.listdir('/artifacts')))"
+    done = engine(
+        *("run", "--rm", *engine.confined(), "--tmpfs=/artifacts:mode=0777"),
+        *(engine.image, *copy["command"], program),
+    )
+    assert set(artifacts.COMMITTED) <= set(json.loads(done.stdout))

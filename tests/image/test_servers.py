@@ -119,7 +119,8 @@ def test_payload_logger_by_its_manifest(start: Start, image: np.ndarray) -> None
     taken = logger.http.post("/", **event("request", image))
     assert (taken.is_success, taken.content) == (True, b"")
     kept = logger.http.get("/v1/requests/request-1").json()
-    np.testing.assert_allclose(kept["request"]["instance"], image, atol=1e-6)
+    (document,) = kept["documents"]
+    np.testing.assert_allclose(document["_source"]["request"]["instance"], image, atol=1e-6)
     assert logger.healthy()
     stops_in_time(logger)
 
