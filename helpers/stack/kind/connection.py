@@ -155,30 +155,17 @@ class Api:
 
     def execute(self, pod: str, container: str, command: list[str]) -> WSClient:
         """Start a command in a container; its output is bytes on the channels of the answer."""
+        query = [("container", container), ("stdout", "true"), ("stderr", "true")]
+        query += [("command", word) for word in command]
         with explained(f"running {command[0]} in {pod}", self.server), _limited_websockets():
-            core = client.CoreV1Api(_Client(self._configuration))
-            return stream(
-                core.connect_get_namespaced_pod_exec,
-                pod,
-                NAMESPACE,
-                container=container,
-                command=command,
-                stdin=False,
-                stdout=True,
-                stderr=True,
-                tty=False,
-                binary=True,
-                _preload_content=False,
-            )
+            connect = _Pod(self._configuration, pod).connect
+            return stream(connect, "exec", query, binary=True, _preload_content=False)
 
     def forward(self, pod: str, port: int) -> PortForward:
         """Connect to a port of a pod; its `socket(port)` is the connection."""
         with explained(f"connecting to {pod}:{port}", self.server), _limited_websockets():
-            # A client of its own: while it connects, the library replaces a method of it.
-            core = client.CoreV1Api(_Client(self._configuration))
-            return portforward(
-                core.connect_get_namespaced_pod_portforward, pod, NAMESPACE, ports=str(port)
-            )
+            connect = _Pod(self._configuration, pod).connect
+            return portforward(connect, "portforward", [("ports", str(port))])
 
     def _request(self, method: str, path: str, **options: Any) -> Object | None:
         try:
@@ -209,6 +196,25 @@ class _Client(client.ApiClient):
     def call_api(self, *arguments: Any, _request_timeout: Any = None, **options: Any) -> Any:
         limit = _request_timeout or (CONNECT_SECONDS, ANSWER_SECONDS)
         return super().call_api(*arguments, _request_timeout=limit, **options)
+
+
+class _Pod:
+    """Subresources of a pod that take a websocket.
+
+    The library's own CoreV1Api has them too, and takes seconds to import. While it connects, the library
+    replaces a method of the client, so each connection has a client of its own.
+    """
+
+    def __init__(self, configuration: client.Configuration, name: str) -> None:
+        self.api_client = _Client(configuration)  # the library looks for it here
+        self._path = f"/api/v1/namespaces/{NAMESPACE}/pods/{name}"
+
+    def connect(self, subresource: str, query: list[tuple[str, str]], **_: Any) -> Any:
+        """Open the websocket."""
+        request = self.api_client.param_serialize(
+            "GET", f"{self._path}/{subresource}", query_params=query, auth_settings=["BearerToken"]
+        )
+        return self.api_client.call_api(*request).response
 
 
 class _Discoverer(LazyDiscoverer):
