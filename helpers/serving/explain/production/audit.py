@@ -295,7 +295,7 @@ def verify(path: Path, secret: bytes = b"", receipt: Receipt | None = None) -> V
                 return broken(rows, rows + 1, "is missing")
             if row[-1] != previous:
                 return broken(rows, seq, "does not follow the row before it")
-            if not hmac.compare_digest(row_hash(row, secret), str(digest)):
+            if not hmac.compare_digest(row_hash(row, secret).encode(), str(digest).encode()):
                 return broken(rows, seq, "was changed, or written with another key")
             previous, rows = digest, seq
             if receipt is not None and receipt.seq == seq:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hmac
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
@@ -216,7 +217,8 @@ def verify(
         if seq <= rows or name != row_id(chain, seq):
             return audit.broken(rows, seq, "was inserted: its id is not the one of its number")
         digest = digest_of(found, secret)
-        if digest is None or digest != found.get("hash"):
+        told = str(found.get("hash")).encode()
+        if digest is None or not hmac.compare_digest(digest.encode(), told):
             return audit.broken(rows, seq, "was changed, or written with another key")
         if found["previous"] != previous:
             return audit.broken(rows, seq, "does not follow the row before it")

@@ -25,6 +25,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import hmac
 import json
 import logging
 import math
@@ -401,7 +402,8 @@ class ExplanationCache:
         magic, until, digest = _HEAD.unpack_from(packed)
         value = packed[_HEAD.size :]
         # The digest also holds the key and the end of life: a value moved to another name is none.
-        if magic != MAGIC or digest != self._digest(key, until, value) or until <= time.time():
+        genuine = hmac.compare_digest(digest, self._digest(key, until, value))
+        if magic != MAGIC or not genuine or until <= time.time():
             return None
         return until, value
 
