@@ -14,6 +14,7 @@ import yaml
 
 from helpers.serving.payload_log import cli as payload_log
 from helpers.stack import documents
+from helpers.stack.local import resources
 
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
@@ -439,3 +440,14 @@ def test_a_folder_of_manifests_can_be_applied_without_kustomize(folder: str) -> 
     elif kustomization(folder).get("resources") and folder != "monitoring":
         read = {key(one.content) for one in documents.read([FOLDERS[folder]])}
         assert plain(folder).keys() <= read
+
+
+@pytest.mark.parametrize("variant", ["", "-small"])
+def test_the_local_stack_takes_what_is_rendered(
+    variant: str, rendered: Callable[[str], dict[Key, Object]], tmp_path: Path
+) -> None:
+    file = tmp_path / "overlay.yaml"
+    made = rendered(f"overlays/walkthrough{variant}")
+    file.write_text(yaml.safe_dump_all(made.values()), encoding="utf-8")
+    parsed = [resources.parse(document) for document in documents.read([file])]
+    assert {(one.kind, one.name) for one in parsed} == made.keys()
