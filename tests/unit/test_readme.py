@@ -22,13 +22,18 @@ def test_names_every_notebook_and_no_other():
     assert named == {path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)#:]+)\)", README))))
+@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^):]+)\)", README))))
 def test_links_lead_somewhere(target):
-    assert (REPOSITORY / target).exists()
+    path, _, anchor = target.partition("#")
+    page = REPOSITORY / (path or "README.md")
+    assert page.exists()
+    if anchor:
+        headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
 
 
 @pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"(?:^|`)make ([a-z]+)", README, re.MULTILINE)))
+    "target", sorted(set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.MULTILINE)))
 )
 def test_make_targets_exist(target):
     makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
