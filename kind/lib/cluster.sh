@@ -65,8 +65,8 @@ make_image() {
         docker image inspect "$IMAGE_SERVING" >/dev/null 2>&1 || remember "image $IMAGE_SERVING"
         did built
         # Without attestations the image is one manifest, as `kind load` wants it.
-        run "docker to build $IMAGE_SERVING" env BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build --tag "$IMAGE_SERVING" \
-            --label "walkthrough.inputs=$inputs" --file "$KIND_DIR/Dockerfile" "$ROOT"
+        run "docker to build $IMAGE_SERVING" env BUILDX_NO_DEFAULT_ATTESTATIONS=1 ENGINE=docker \
+            "$KIND_DIR/image/build.sh" "$IMAGE_SERVING" --label "walkthrough.inputs=$inputs"
     fi
     # Everything runs on the worker, so the image, of some GB, is there only.
     node=$(kind get nodes --name "$CLUSTER_NAME" 2>/dev/null | awk '/-worker/ { print; exit }')

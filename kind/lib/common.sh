@@ -12,6 +12,8 @@ STATE=$ROOT/runs/kind # log of the last `up`, and what it found missing and so h
 LOG=$STATE/up.log
 # Otherwise kind takes podman where it finds no docker, which nothing here has been written for.
 export KIND_EXPERIMENTAL_PROVIDER=docker
+# kubectl diff would open what a person has set up to look at differences with.
+unset KUBECTL_EXTERNAL_DIFF
 
 say() { printf '%s\n' "$*"; }
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,6 +60,11 @@ class Sandbox:
         for name in ("helpers", "artifacts"):
             (self.repository / name).mkdir()
             (self.repository / name / "a.txt").write_text(name)
+        build = (
+            self.repository / "kind/image/build.sh"
+        )  # which looks for a Python, and for pip's settings
+        build.write_text('#!/bin/sh\ntag=$1\nshift\nexec docker build --tag "$tag" "$@" .\n')
+        build.chmod(0o755)
         for name in TOOLS:
             (self.bin / name).symlink_to(shutil.which(name) or f"/usr/bin/{name}")
         for name in PROGRAMS:
@@ -192,6 +198,35 @@ def sandbox(tmp_path: Path, make_sandbox: Callable[[Path], Sandbox]) -> Iterator
         if command.is_file() and b"sleep" in command.read_bytes():
             os.kill(int(pid), signal.SIGKILL)
             pytest.fail(f"process {pid} outlived its script")
+
+
+@pytest.fixture(scope="session")
+def whole(
+    tmp_path_factory: pytest.TempPathFactory, make_sandbox: Callable[[Path], Sandbox]
+) -> SimpleNamespace:
+    """One `up` of everything and a second one, with their calls; the sandbox as they leave it."""
+    sandbox = make_sandbox(tmp_path_factory.mktemp("whole"))
+    first = sandbox.run("up")
+    calls, changes = sandbox.calls(), sandbox.changes()
+    sandbox.forget()
+    second = sandbox.run("up")
+    return SimpleNamespace(
+        first=first.stdout,
+        first_status=first.returncode,
+        calls=calls,
+        changes=changes,
+        second=second.stdout,
+        second_status=second.returncode,
+        second_changes=sandbox.changes(),
+        sandbox=sandbox,
+    )
+
+
+@pytest.fixture
+def standing(whole: SimpleNamespace, sandbox: Sandbox) -> Sandbox:
+    """A sandbox of the test's own in which the whole cluster stands."""
+    sandbox.become(whole.sandbox)
+    return sandbox
 
 
 @pytest.fixture

@@ -2,29 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 NODE_IMAGE = "kindest_node@sha256_44e222ee2132dab25ff87301682f89eb82c7880ea3a1bf543bfe9708fd08d67d"
 OUR_IMAGE = "walkthrough_serving_0.1.0"
-
-
-@pytest.fixture(scope="module")
-def once(tmp_path_factory: pytest.TempPathFactory, make_sandbox: Callable):
-    """A cluster with its images, as far as `down` is concerned."""
-    made = make_sandbox(tmp_path_factory.mktemp("once"))
-    (made.fake / "fail").write_text("kind load\n")
-    assert "Step 3 of 7, image, failed" in made.run("up", PARTS="core").stdout
-    (made.fake / "fail").unlink()
-    return made
-
-
-@pytest.fixture
-def standing(once, sandbox):
-    """The same in a sandbox of the test's own."""
-    sandbox.become(once)
-    return sandbox
 
 
 def left(sandbox) -> list[str]:

@@ -21,15 +21,16 @@ LAST SEEN   TYPE      REASON   OBJECT                MESSAGE
 """
 
 
-def test_a_step_that_takes_too_long_is_ended_with_what_the_cluster_says(sandbox) -> None:
-    sandbox.say("pods", PODS)
-    sandbox.say("events", EVENTS)
-    (sandbox.fake / "hang").write_text("deployment/istiod --timeout\n")
-    result = sandbox.run("up", PARTS="core", TIMEOUT_ISTIO="1")
+def test_a_step_that_takes_too_long_is_ended_with_what_the_cluster_says(standing) -> None:
+    (standing.fake / "ready/deployment/istiod").unlink()
+    standing.say("pods", PODS)
+    standing.say("events", EVENTS)
+    (standing.fake / "hang").write_text("deployment/istiod --timeout\n")
+    result = standing.run("up", PARTS="core", TIMEOUT_ISTIO="2")
     assert result.returncode == 1
     said = result.stdout
     assert (
-        "Step 4 of 7, istio, failed: it waited for deployment/istiod in istio-system to be ready, and 1 s had"
+        "istio, failed: it waited for deployment/istiod in istio-system to be ready, and 2 s had passed"
         in said
     )
     assert "Pods in istio-system:" in said
@@ -38,15 +39,15 @@ def test_a_step_that_takes_too_long_is_ended_with_what_the_cluster_says(sandbox)
     assert "toomanyrequests" in said
     assert "An image could not be pulled" in said
     assert "make kind-up again: it goes on from here" in said
-    assert not sandbox.calls("istio-ingressgateway gateway")
+    assert not standing.calls("rollout status", "istio-ingressgateway")
 
 
-def test_what_is_never_made_is_not_waited_for_for_ever(sandbox) -> None:
-    (sandbox.fake / "fail").write_text("get -n istio-system deployment/istiod\n")
-    result = sandbox.run("up", PARTS="core", TIMEOUT_ISTIO="1")
+def test_what_is_never_made_is_not_waited_for_for_ever(standing) -> None:
+    (standing.fake / "fail").write_text("get -n istio-system deployment/istiod\n")
+    result = standing.run("up", PARTS="core", TIMEOUT_ISTIO="2")
     assert result.returncode == 1
     assert (
-        "waited for deployment/istiod in istio-system to be made, and 1 s had passed"
+        "waited for deployment/istiod in istio-system to be made, and 2 s had passed"
         in result.stdout
     )
 
@@ -101,7 +102,7 @@ def test_a_log_keeps_everything(sandbox) -> None:
     sandbox.run("up", PARTS="core")
     log = (sandbox.repository / "runs/kind/up.log").read_text()
     assert "== image" in log
-    assert "+ env BUILDX_NO_DEFAULT_ATTESTATIONS=1 docker build" in log
+    assert "+ env BUILDX_NO_DEFAULT_ATTESTATIONS=1 ENGINE=docker" in log
     assert "the fake was told to fail" in log
 
 

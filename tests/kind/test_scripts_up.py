@@ -31,33 +31,6 @@ def steps(output: str) -> dict[str, str]:
     return {name: text for _, name, text in lines}
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory, make_sandbox: Callable) -> SimpleNamespace:
-    """One `up` of everything and a second one, with their calls; the sandbox as they leave it."""
-    sandbox = make_sandbox(tmp_path_factory.mktemp("whole"))
-    first = sandbox.run("up")
-    calls, changes = sandbox.calls(), sandbox.changes()
-    sandbox.forget()
-    second = sandbox.run("up")
-    return SimpleNamespace(
-        first=first.stdout,
-        first_status=first.returncode,
-        calls=calls,
-        changes=changes,
-        second=second.stdout,
-        second_status=second.returncode,
-        second_changes=sandbox.changes(),
-        sandbox=sandbox,
-    )
-
-
-@pytest.fixture
-def standing(whole: SimpleNamespace, sandbox):
-    """A sandbox of the test's own in which the whole cluster stands."""
-    sandbox.become(whole.sandbox)
-    return sandbox
-
-
 def test_steps_are_done_in_this_order(whole: SimpleNamespace) -> None:
     assert whole.first_status == 0, whole.first
     assert list(steps(whole.first)) == STEPS
