@@ -65,7 +65,7 @@ def run(
     paths = find_notebooks(source, only)
     variables = {"DATASET": str(dataset), "BACKEND": str(backend)}
     plans, remarks = plan(paths, variables, _pairs(parameter or []))
-    _execute(plans, remarks, runs, cell_timeout, notebook_timeout)
+    _execute(plans, remarks, runs, cell_timeout, notebook_timeout, backend=backend)
 
 
 @app.command()
@@ -109,6 +109,7 @@ def _execute(
     cell_timeout: int,
     notebook_timeout: int,
     write_back: bool = False,
+    backend: Backend = Backend.local,
 ) -> None:
     """Run every notebook of `plans`, one after another: TensorFlow uses every core as it is."""
     screen = Screen(Console())
@@ -117,11 +118,11 @@ def _execute(
     from helpers.runner.execute import run_notebook
     from helpers.runner.stack import stopped_afterwards
 
-    folder = _new_folder(runs)
-    shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
     results = []
     try:
-        with stopped_afterwards(screen.console):
+        with stopped_afterwards(screen.console, str(backend)):
+            folder = _new_folder(runs)
+            shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
             for number, (path, parameters) in enumerate(plans.items(), start=1):
                 with screen.notebook(path, number, len(plans)) as on_cell:
                     result = run_notebook(

@@ -1,4 +1,4 @@
-"""The local stack that notebooks start lives on between them, and ends with the run that started it."""
+"""What notebooks deploy lives on between them, and ends with the run that deployed it, on either backend."""
 
 from __future__ import annotations
 
@@ -10,9 +10,46 @@ from rich.console import Console
 from helpers.errors import StackError
 
 
+def stopped_afterwards(
+    console: Console, backend: str = "local"
+) -> contextlib.AbstractContextManager[None]:
+    """Remove after the block what is deployed in it, unless something was deployed before.
+
+    Args:
+        console: where it is said what is left as it is.
+        backend: "local" or "kind".
+
+    Raises:
+        StackError: on entering, where there is no cluster.
+    """
+    return _emptied_afterwards(console) if backend == "kind" else _local(console)
+
+
 @contextlib.contextmanager
-def stopped_afterwards(console: Console) -> Iterator[None]:
-    """Stop the local stack after the block, unless it was running before."""
+def _emptied_afterwards(console: Console) -> Iterator[None]:
+    from helpers.stack.kind.client import KindStack
+
+    stack = KindStack()
+    stack.check()  # one sentence now, and not a traceback in every notebook
+    if not stack.is_empty:
+        console.print(
+            "There are deployments on the cluster already, and whatever the notebooks add to them stays: "
+            "`make down BACKEND=kind` deletes it.",
+            highlight=False,
+        )
+        yield
+        return
+    try:
+        yield
+    finally:
+        try:
+            stack.down()
+        except StackError as problem:
+            console.print(f"The cluster could not be cleaned up: {problem}", highlight=False)
+
+
+@contextlib.contextmanager
+def _local(console: Console) -> Iterator[None]:
     from helpers.stack.local.client import LocalStack
 
     stack = LocalStack()
