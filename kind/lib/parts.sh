@@ -33,6 +33,16 @@ needs_of() {
     esac
 }
 
+# Notebooks that need it, beside those of the parts that it needs itself.
+notebooks_of() {
+    case $1 in
+    core) echo "01, 02" ;;
+    eventing) echo "05, 09" ;;
+    monitoring) echo "03" ;;
+    logging) echo "04, 06, 07, 08, 10" ;;
+    esac
+}
+
 has_part() { case " $PARTS " in *" $1 "*) return 0 ;; *) return 1 ;; esac }
 
 sum_of() { # sum_of memory_of|disk_of

@@ -275,6 +275,7 @@ def test_parts_that_were_not_asked_for_are_left_out(sandbox) -> None:
     ):
         assert absent not in calls
     assert "Grafana" not in result.stdout
+    assert "Not asked for: logging, which notebooks 04, 06, 07, 08, 10 need" in result.stdout
 
 
 @pytest.mark.parametrize(

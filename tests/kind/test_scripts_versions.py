@@ -180,16 +180,18 @@ def test_the_readmes_logins_are_those_of_values_and_components(
 
 def test_the_readmes_parts_are_those_of_the_script(readme: str, root: Path) -> None:
     script = '. kind/lib/common.sh; . kind/lib/parts.sh; for part in $ALL_PARTS; do echo "$part|$(needs_of "$part")'
-    script += '|$(memory_of "$part")|$(disk_of "$part")"; done'
+    script += '|$(memory_of "$part")|$(disk_of "$part")|$(notebooks_of "$part")"; done'
     done = subprocess.run(
         ["bash", "-euc", script], cwd=root, capture_output=True, text=True, check=True
     )
     rows = table(readme, "What it needs")
     said = [
-        f"{row[0].strip('`')}|{' '.join(re.findall(r'`(.+?)`', row[2]))}|{row[3]}|{row[4]}"
+        f"{row[0].strip('`')}|{' '.join(re.findall(r'`(.+?)`', row[2]))}|{row[3]}|{row[4]}|{row[5]}"
         for row in rows
     ]
     assert said == done.stdout.splitlines()
+    notebooks = {number for row in rows for number in row[5].split(", ")}
+    assert notebooks == {path.name[:2] for path in (root / "notebooks").glob("*.ipynb")}
     memory, disk = (sum(int(row[column]) for row in rows) for column in (3, 4))
     assert f"All of it: {memory} GB of memory and {disk} GB of disk" in readme
 
