@@ -13,8 +13,8 @@ python=$1
 shift
 engine=${ENGINE:-podman}
 folder=$root/runs/image
-build_limit=1200 # seconds
-test_limit=900
+build_limit=1800 # seconds
+test_limit=1200
 
 begun=$SECONDS
 say() { printf '[%3d s] %s\n' "$((SECONDS - begun))" "$*"; }
@@ -88,8 +88,8 @@ layers=()
 [ "$engine" = docker ] || layers=(--layers=false)
 ENGINE=$engine ENGINE_OPTIONS="${options[*]}" BASE=$base \
     timeout "$build_limit" "$root/kind/image/build.sh" "$tag" "${layers[@]}" 2>&1 | tee "$folder/build.log" |
-    grep --line-buffered -E '^(\[[12]/2\] )?STEP|^#[0-9]+ \[' | cut -c1-110 |
-    while IFS= read -r line; do say "  $line"; done ||
+    grep --line-buffered -E '^(\[[12]/2\] )?STEP|^#[0-9]+ \[' |
+    while IFS= read -r line; do say "  ${line:0:100}"; done ||
     fail "The build failed or took over $build_limit s; the end of runs/image/build.log:" "$(tail -n 15 "$folder/build.log")"
 size=$("${command[@]}" image inspect --format '{{.Size}}' "$tag")
 say "Built: $((size / 1000000)) MB."
