@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,14 @@ def test_what_is_sent_again_is_there_once(
     assert count(name, {"kind": "event", "result": "created"}) == 2
     assert count(name, {"kind": "event", "result": "duplicate"}) == 2
     assert count(name, {"kind": "item", "result": "noop"}) == 2
+
+
+def test_a_reply_with_source_and_id_of_what_it_answers_is_another_event(
+    elastic: FakeElasticsearch, registry: CollectorRegistry
+) -> None:
+    reply = replace(OUTLIER, source=REQUEST.source, id=REQUEST.id)
+    written(elastic, registry, REQUEST, reply)
+    assert len(elastic.documents(EVENTS)) == 2
 
 
 def test_an_answer_that_is_lost_costs_nothing(
