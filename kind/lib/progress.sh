@@ -32,7 +32,7 @@ line() {
 # waiting WHAT [AND SO ON]: what is waited for; on a terminal all the time in one line, in a log every half minute.
 waiting() {
     if [ -n "$TTY" ] || [ $((SECONDS - SPOKEN)) -ge 30 ]; then
-        line "waits for $1 ($(minutes $((SECONDS - STARTED))) of at most $(minutes "$LIMIT"))${2:-}"
+        line "waits ($(minutes $((SECONDS - STARTED))) of $(minutes "$LIMIT")) for $1${2:-}"
         SPOKEN=$SECONDS
     fi
 }
