@@ -212,7 +212,9 @@ def test_a_manifest_that_never_gets_ready_says_why(stack, tmp_path):
     path.write_text(yaml.safe_dump(deployment))
     stack.apply(path)
     try:
-        with pytest.raises(StackError, match=r"drift-ks: .*(ErrImagePull|ImagePullBackOff)"):
+        with pytest.raises(
+            StackError, match=r"drift-ks: .*(ErrImagePull|ImagePullBackOff|not scheduled)"
+        ):
             stack.wait("drift-ks", timeout=60)
     finally:
         assert [one.action for one in stack.delete(path)] == ["deleted"]

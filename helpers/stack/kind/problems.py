@@ -21,6 +21,10 @@ _DENIED = re.compile(
     r'admission webhook "(?P<name>[^"]+)" denied the request: ?(?P<reason>.*)', re.S
 )
 _UNREACHED = re.compile(r'failed calling webhook "(?P<name>[^"]+)"')
+# A field that the schema lacks, or of another type. Kubernetes answers 500, as if it were its own fault.
+_TYPED = re.compile(
+    r"failed to create typed patch object \([^)]*\): (?:errors:\s*)?(?P<what>.*)", re.S
+)
 _LONGEST = 600  # characters of somebody else's message
 
 
@@ -129,6 +133,8 @@ def _refused(problem: ApiException, doing: str, server: str, origin: str | None)
         return StackError(f"{server} does not allow it ({doing}): {told}")
     if problem.status == 404 and f'namespaces "{NAMESPACE}" not found' in told:
         return StackError(f"{server} has no namespace {NAMESPACE}; {UP} makes it.")
+    if origin is not None and (typed := _TYPED.search(told)):
+        return ManifestError(f"{where}{typed['what'].strip().lstrip('.').rstrip('.')}.")
     if problem.status == 429 or problem.status >= 500:
         return StackError(f"{server} cannot do it now ({doing}, {problem.status}): {told}")
     if origin is None:

@@ -67,7 +67,6 @@ def explainers(content: Object) -> dict[str, str]:
         one["name"]: f"{name}-{one['name']}-explainer"
         for one in content["spec"]["predictors"]
         if (one.get("explainer") or {}).get("type")
-        or (one.get("explainer") or {}).get("containerSpec")
     }
 
 

@@ -16,8 +16,12 @@ CRDS = Path(os.environ.get("CRDS_DIR") or ROOT.parent / "shared" / "crds")
 KUBERNETES = "1.34"
 
 
+# What server-side apply finds before anything else looks at the object.
+TYPED = ("additionalProperties", "type", "anyOf")
+
+
 def causes(content: dict[str, Any]) -> list[dict[str, str]]:
-    """Return what is wrong with an object, as `details.causes` of a Status."""
+    """Return what is wrong with an object, as `details.causes` of a Status; `typed` marks fields and types."""
     if "/" not in content["apiVersion"] or content["apiVersion"].startswith("apps/"):
         return _core(content)
     group = content["apiVersion"].partition("/")[0]
@@ -27,7 +31,10 @@ def causes(content: dict[str, Any]) -> list[dict[str, str]]:
     rest = {
         k: v for k, v in content.items() if k not in ("apiVersion", "kind", "metadata", "status")
     }
-    return [_cause(list(one.absolute_path), one.message) for one in validator.iter_errors(rest)]
+    return [
+        _cause(list(one.absolute_path), one.message, one.validator)
+        for one in validator.iter_errors(rest)
+    ]
 
 
 def _core(content: dict[str, Any]) -> list[dict[str, str]]:
@@ -35,13 +42,14 @@ def _core(content: dict[str, Any]) -> list[dict[str, str]]:
     try:
         kubernetes_validate.validate(plain, KUBERNETES, strict=True)
     except kubernetes_validate.ValidationError as problem:
-        return [_cause(list(problem.path), problem.message)]
+        return [_cause(list(problem.path), problem.message, problem.validator)]
     return []
 
 
-def _cause(path: list[Any], message: str) -> dict[str, str]:
+def _cause(path: list[Any], message: str, validator: str) -> dict[str, str]:
     field = "".join(f"[{one}]" if isinstance(one, int) else f".{one}" for one in path).lstrip(".")
-    return {"reason": "FieldValueInvalid", "message": message[:300], "field": field or "<root>"}
+    cause = {"reason": "FieldValueInvalid", "message": message[:300], "field": field or "<root>"}
+    return cause | ({"typed": "yes"} if validator in TYPED else {})
 
 
 @functools.cache

@@ -163,6 +163,10 @@ class Store:
         if found := schemas.causes(bare):
             told = "; ".join(f"{one['field']}: {one['message']}" for one in found)
             name = content["metadata"]["name"]
+            if any(one.pop("typed", "") for one in found):
+                of = f"walkthrough/{name}; {content['apiVersion']}, Kind={content['kind']}"
+                told = f"failed to create typed patch object ({of}): .{told}"
+                raise RefusalError(500, "", told)
             raise RefusalError(
                 422, "Invalid", f'{content["kind"]} "{name}" is invalid: {told}', found
             )

@@ -140,6 +140,18 @@ def test_a_field_that_the_crd_lacks(stack, cluster, changed):
     assert nothing_there(cluster)
 
 
+def test_a_value_that_is_not_allowed(stack, cluster, changed):
+    def wrong(_deployment, service):
+        service["metadata"]["labels"] = {"a": "b"}
+        service["spec"]["ports"] = [{"port": 80, "protocol": "TCP", "name": "http"}]
+        service["spec"].pop("selector")
+        service["spec"]["ports"][0].pop("port")
+
+    with pytest.raises(ManifestError, match=r"document 2: spec\.ports\[0\]: 'port' is a required"):
+        stack.apply(changed("logging/payload-logger.yaml", wrong))
+    assert nothing_there(cluster)
+
+
 def test_what_a_webhook_denies_is_told_with_its_fields(stack, cluster, manifest):
     cause = {"field": "spec.predictors[0].name", "message": "Duplicate predictor name"}
     said = ("SeldonDeployment cifar10 is invalid", [cause])
