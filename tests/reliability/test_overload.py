@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(180)
 SLOTS, SECONDS = 4, 0.1  # what the model works on at once, and how long: 40 requests a second
 CAPACITY = SLOTS / SECONDS
 IN_FLIGHT = 8
+USUAL_SECONDS, OVER_SECONDS = 2, 3
 PATH = "/seldon/default/model/v1/models/m:predict"
 BODY = json.dumps({"instances": [[0.123456789] * 400]}).encode()
 
@@ -95,12 +96,12 @@ def test_four_times_the_load_is_refused_quickly_and_costs_the_rest_nothing(
     asyncio.run(Load(url).closed(2, 0.5))  # connections and code are warm
 
     usual = Load(url)
-    asyncio.run(usual.closed(IN_FLIGHT, 3))
+    asyncio.run(usual.closed(IN_FLIGHT, USUAL_SECONDS))
     assert {one.status for one in usual.answers} == {200}
     memory = psutil.Process(gateway.process.pid).memory_info().rss
 
     over = Load(url)
-    asyncio.run(over.open(4 * CAPACITY, 5))
+    asyncio.run(over.open(4 * CAPACITY, OVER_SECONDS))
     grown = psutil.Process(gateway.process.pid).memory_info().rss - memory
     after = Load(url)
     asyncio.run(after.closed(1, 1))
@@ -108,7 +109,7 @@ def test_four_times_the_load_is_refused_quickly_and_costs_the_rest_nothing(
     accepted, refused = over.times(200), over.times(503)
     with capsys.disabled():
         print(
-            f"\n{4 * CAPACITY:.0f} requests/s for 5 s at a model of {CAPACITY:.0f}: "
+            f"\n{4 * CAPACITY:.0f} requests/s for {OVER_SECONDS} s at a model of {CAPACITY:.0f}: "
             f"{len(accepted)} accepted, p50 {np.median(accepted) * 1000:.0f} ms, p99 "
             f"{np.quantile(accepted, 0.99) * 1000:.0f} ms (usual {np.median(usual.times(200)) * 1000:.0f} "
             f"and {np.quantile(usual.times(200), 0.99) * 1000:.0f}); {len(refused)} refused, p50 "
@@ -117,7 +118,7 @@ def test_four_times_the_load_is_refused_quickly_and_costs_the_rest_nothing(
         )
     assert {one.status for one in over.answers} == {200, 503}
     assert {one.retry_after for one in over.answers if one.status == 503} == {"1"}
-    assert len(accepted) / 5 > 0.7 * len(usual.answers) / 3
+    assert len(accepted) / OVER_SECONDS > 0.7 * len(usual.answers) / USUAL_SECONDS
     assert np.median(accepted) < 1.5 * np.median(usual.times(200))
     assert np.quantile(accepted, 0.99) < 2 * np.quantile(usual.times(200), 0.99) + 0.1
     assert np.median(refused) < SECONDS / 2
@@ -162,12 +163,12 @@ def test_a_consumer_that_takes_seconds_does_not_slow_predictions(
     assert brokers.is_success, brokers.text
     asyncio.run(Load(gateway).closed(2, 0.5))
     before = Load(gateway)
-    asyncio.run(before.closed(2, 3))
+    asyncio.run(before.closed(2, 2))
     trigger = {"broker": "default", "subscriber": f"{slow}/v1/models/m:predict"}
     added = control.put("/triggers/default/slow", json=trigger)
     assert added.is_success, added.text
     during = Load(gateway)
-    asyncio.run(during.closed(2, 4))
+    asyncio.run(during.closed(2, 3))
     control.close()
     with capsys.disabled():
         print(
@@ -179,5 +180,5 @@ def test_a_consumer_that_takes_seconds_does_not_slow_predictions(
     waiting = 'broker_backlog_events{namespace="default",trigger="slow"}'
     counted = httpx.get(f"{broker}/metrics").text
     assert any(
-        line.startswith(waiting) and float(line.split()[-1]) > 50 for line in counted.splitlines()
+        line.startswith(waiting) and float(line.split()[-1]) > 20 for line in counted.splitlines()
     )
