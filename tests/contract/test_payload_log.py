@@ -250,6 +250,7 @@ def test_search(client: httpx.Client) -> None:
 
     assert ids(outlier="true") == ["s5", "s3", "s1"]
     assert ids(outlier="false", index=INDEX) == ["s4", "s2", "s0"]
+    assert ids(outlier="true", limit=2) == ["s5", "s3"]
     assert ids(kind="feedback") == ["s0"]
     assert ids(limit=2) == ["s0", "s5"]
     assert ids(index="other") == []

@@ -61,10 +61,11 @@ def test_sqlite_removes_what_is_older(tmp_path: Path, monkeypatch: pytest.Monkey
     run(tmp_path, scenario)
 
 
+@pytest.mark.parametrize("at_once", [7, 200])
 def test_sqlite_removes_the_oldest_beyond_a_size_and_fills_the_room_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    monkeypatch.setattr(sqlite_store, "EXPIRE_ROWS", 7)
+    monkeypatch.setattr(sqlite_store, "EXPIRE_ROWS", at_once)
 
     async def scenario(store: SQLiteStore) -> None:
         most = 400_000
