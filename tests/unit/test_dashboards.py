@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
+import jsonschema
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
@@ -31,12 +32,21 @@ from helpers.dashboards.model import Field
 from helpers.errors import ClientError, DashboardError, StackError
 from helpers.metrics import Samples
 from helpers.stack import ServerStatus
+from tests.monitoring import grafana
 from tests.monitoring.exposition import exposed, metric_names
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "manifests/monitoring/dashboards"
 FILES = sorted(FOLDER.glob("*.json"))
-NAMES = ("drift", "explanations-production", "explanations", "outliers", "serving", "statistical")
+NAMES = (
+    "alerts",
+    "drift",
+    "explanations-production",
+    "explanations",
+    "outliers",
+    "serving",
+    "statistical",
+)
 START, END = 1_700_000_000.0, 1_700_000_060.0
 
 needs_prometheus = pytest.mark.skipif(
@@ -554,27 +564,68 @@ def test_the_dashboards_are_there() -> None:
 
 
 def test_a_dashboard_is_as_grafana_takes_it(content: dict[str, Any]) -> None:
-    assert content["schemaVersion"] >= 39
-    assert content["uid"].startswith("walkthrough-")
-    assert len(content["uid"]) <= 40
-    assert content["title"]
+    checker = jsonschema.Draft202012Validator(grafana.DASHBOARD)
+    wrong = [f"{error.json_path}: {error.message:.200}" for error in checker.iter_errors(content)]
+    assert not wrong, "\n".join(wrong)
     assert "walkthrough" in content["tags"]
-    assert content["id"] is None
-    by_name = {variable["name"]: variable for variable in content["templating"]["list"]}
-    assert by_name["datasource"]["type"] == "datasource"
-    assert by_name["datasource"]["query"] == "prometheus"
     ids = [one["id"] for one in content["panels"]]
     assert len(set(ids)) == len(ids)
     for one in content["panels"]:
-        assert one["title"]
-        assert one["description"], f"{one['title']} says nothing of what it shows"
-        assert one["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
         refs = [target["refId"] for target in one["targets"]]
         assert len(set(refs)) == len(refs)
-        assert one["fieldConfig"]["defaults"]["unit"]
-        assert one["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None
+        steps = [step["value"] for step in one["fieldConfig"]["defaults"]["thresholds"]["steps"]]
+        assert steps[0] is None, one["title"]
+        assert steps[1:] == sorted(steps[1:]), one["title"]
         for target in one["targets"]:
             assert target["instant"] is (one["type"] != "timeseries")
+            assert target["range"] is not target["instant"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"schemaversion": 42}, "'schemaversion' was unexpected"),
+        ({"schemaVersion": 36}, "42 was expected"),
+        ({"uid": "serving"}, "does not match"),
+        ({"id": 7}, "is not of type 'null'"),
+    ],
+)
+def test_the_schema_refuses(change: dict[str, Any], told: str) -> None:
+    content = json.loads((FOLDER / "serving.json").read_text(encoding="utf-8")) | change
+    checker = jsonschema.Draft202012Validator(grafana.DASHBOARD)
+    assert any(told in error.message for error in checker.iter_errors(content))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"type": "graph"}, "'graph' is not one of"),
+        ({"description": ""}, "should be non-empty"),
+        ({"datasource": {"type": "prometheus", "uid": "PBFA97CFB590B2093"}}, "was expected"),
+        ({"nullPointMode": "null"}, "'nullPointMode' was unexpected"),
+        ({"fieldConfig": {"defaults": {}, "overrides": []}}, "'unit' is a required property"),
+    ],
+)
+def test_the_schema_refuses_a_panel(change: dict[str, Any], told: str) -> None:
+    content = json.loads((FOLDER / "serving.json").read_text(encoding="utf-8"))
+    content["panels"][4] |= change
+    checker = jsonschema.Draft202012Validator(grafana.DASHBOARD)
+    assert any(told in error.message for error in checker.iter_errors(content))
+
+
+def test_a_dashboard_shows_what_its_namespace_and_deployment_have(content: dict[str, Any]) -> None:
+    names = [variable["name"] for variable in content["templating"]["list"]]
+    assert names[0] == "datasource"
+    assert {"namespace", "deployment"} <= set(names)
+    for one in content["panels"]:
+        for target in one["targets"]:
+            if not target["expr"].startswith("vector("):  # a threshold
+                assert "$namespace" in target["expr"], one["title"]
+    used = json.dumps(content["panels"]) + "".join(
+        variable.get("definition", "") for variable in content["templating"]["list"]
+    )
+    for name in names:
+        assert re.search(rf"\$\{{?{name}\b", used), f"{name} is used nowhere"
 
 
 def test_panels_do_not_overlap(content: dict[str, Any]) -> None:
@@ -600,7 +651,7 @@ def test_metric_names_finds_them_all() -> None:
 
 
 def test_dashboards_ask_for_metrics_that_servers_expose(content: dict[str, Any]) -> None:
-    known = exposed()
+    known = exposed() | {"ALERTS"}  # which Prometheus makes itself
     for one in content["panels"]:
         for target in one["targets"]:
             unknown = metric_names(target["expr"]) - known

@@ -1,0 +1,168 @@
+"""Every query of every panel of the dashboards has data in a real Prometheus, after traffic like the notebooks'."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+import yaml
+
+from helpers import artifacts, dashboards, data
+from helpers.client import Client, one_hot
+from helpers.dashboards import model
+from helpers.dashboards.prometheus import Prometheus
+from helpers.dashboards.results import ask
+from helpers.stack.documents import ROOT
+from helpers.stack.local.client import LocalStack
+from helpers.traffic import send
+
+pytestmark = pytest.mark.timeout(290)
+
+FILES = sorted((ROOT / "manifests/monitoring/dashboards").glob("*.json"))
+STEP = 1.0  # seconds between two points: a scrape
+# Over a stack of its own: the counters of another test would be data too.
+BEFORE = (
+    "explainers/production-keys.yaml",
+    "explainers/production-terms.yaml",
+    "monitoring/rules/explanations.yaml",
+    "monitoring/rules/serving.yaml",
+)
+AFTERWARDS = "explainers/production-anchor-tabular.yaml"  # in its place, as in notebook 10
+
+
+@dataclass
+class Walk:
+    """What was done, and when.
+
+    Args:
+        stack: where.
+        started: seconds since 1970.
+        ended: when the last of it had been scraped.
+    """
+
+    stack: LocalStack
+    started: float
+    ended: float = 0.0
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory, everything, manifest, images, eventually) -> Iterator[Walk]:
+    """A stack with everything, after requests, errors, feedback, explanations and a canary."""
+    for dataset, name in (("cifar10", "resnet32"), ("credit_risk", "kernel_shap")):
+        if not artifacts.exists(dataset, name):
+            pytest.skip(f"artifacts/{dataset}/{name} is not here")
+    stack = LocalStack(folder=tmp_path_factory.mktemp("panels") / "state")
+    try:
+        cached = tmp_path_factory.mktemp("cached") / "kernel-shap.yaml"
+        cached.write_text(with_a_disk(manifest("explainers/production-kernel-shap.yaml")))
+        stack.apply(*everything, *map(manifest, BEFORE), cached)
+        if stack.prometheus_url is None:
+            pytest.skip(stack.prometheus_note)
+        stack.wait(timeout=180)
+        dashboards.settle(stack)
+        walked = Walk(stack, time.time())
+        for number in range(2):  # twice: a rate is between two scrapes
+            predict(stack, images, number)
+            explain_images(stack, images)
+            explain_loans(stack, number)
+            dashboards.settle(stack)
+        stack.apply(manifest(AFTERWARDS))
+        stack.wait("credit-risk", timeout=120)
+        for _ in range(2):
+            explain_otherwise(stack, eventually)
+            dashboards.settle(stack)
+        walked.ended = time.time()
+        yield walked
+    finally:
+        stack.down()
+
+
+def with_a_disk(path: Path) -> str:
+    """The manifest with one more level of the cache: its Redis is not there, and memory is not timed."""
+    manifest = yaml.safe_load(path.read_text())
+    explainer = manifest["spec"]["predictors"][0]["explainer"]
+    explainer["config"]["cache_disk_folder"] = "/tmp/cache"
+    return yaml.safe_dump(manifest)
+
+
+def predict(stack: LocalStack, images: np.ndarray, number: int) -> None:
+    """Single requests, a window full of them, some that are refused, and feedback of both kinds."""
+    with Client(stack.url("cifar10")) as client:
+        assert send(client, images[:40], concurrency=2).ok.all()
+        window = images[:1000] if number == 0 else noise()  # the second one drifts, and is outliers
+        assert send(client, window, batch=250, concurrency=1).ok.all()
+        for k in range(20):
+            answer = (k + (k % 4 == 0)) % 10
+            client.feedback(truth=one_hot(k % 10), response=one_hot(answer))
+    url = f"{stack.url('cifar10')}/v1/models/resnet32:predict"
+    for _ in range(3):
+        assert httpx.post(url, content=b"{", timeout=30).status_code == 400
+
+
+def noise() -> np.ndarray:
+    return np.random.default_rng(0).random((1000, 32, 32, 3)).astype(np.float32)
+
+
+def explain_images(stack: LocalStack, images: np.ndarray) -> None:
+    with Client(stack.url("cifar10")) as client:
+        for number in range(3):
+            client.explain(images[number], seed=number)
+
+
+def explain_loans(stack: LocalStack, number: int) -> None:
+    """Made, then from the cache; in the first round the reference of attributions, then a window."""
+    table = data.load_table("credit_risk")
+    rows = table.x_test[100:150] if number == 0 else table.x_test[150:180]
+    for several in (table.x_test[:1], table.x_test[1:2], rows):
+        for _ in range(2):
+            assert loan(stack, several).status_code == 200
+
+
+def explain_otherwise(stack: LocalStack, eventually) -> None:
+    """An explanation that is made again under other seeds, and one that is fetched later."""
+    table = data.load_table("credit_risk")
+    measured = "explain_server_stability_samples_total"
+    name = "credit-risk-default-explainer"
+    before = stack.metrics(name).value(measured, result="measured")
+    assert loan(stack, table.x_test[10:11]).status_code == 200
+    accepted = loan(stack, table.x_test[11:12], {"prefer": "respond-async"})
+    assert accepted.status_code == 202
+    place = accepted.url.join(accepted.headers["location"])
+    eventually(lambda: httpx.get(place, timeout=30).status_code == 200, "the explanation", 60)
+    eventually(
+        lambda: stack.metrics(name).value(measured, result="measured") > before,
+        "an explanation to be measured",
+        90,
+    )
+
+
+def loan(
+    stack: LocalStack, rows: np.ndarray, headers: dict[str, str] | None = None
+) -> httpx.Response:
+    url = f"{stack.url('credit-risk-explainer/default')}/api/v1.0/explain"
+    body = {"data": {"ndarray": rows.tolist()}, "parameters": {"seed": 0}}
+    return httpx.post(url, json=body, headers=headers, timeout=120, trust_env=False)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_query_of_every_panel_has_data(walk: Walk, path: Path) -> None:
+    dashboard = model.read(path)
+    with Prometheus(walk.stack.prometheus_url) as prometheus:
+        answers = ask(prometheus, dashboard, {}, walk.started, walk.ended, STEP)
+    empty = []
+    for panel, results in answers:
+        filled = {
+            one.ref for one in results if any(math.isfinite(value) for value in one.series.values)
+        }
+        empty += [
+            f"{panel.title} ({target.legend or target.ref})"
+            for target in panel.targets
+            if target.ref not in filled
+        ]
+    assert not empty, f"{dashboard.name}: no data: " + "; ".join(empty)
