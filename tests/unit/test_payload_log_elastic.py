@@ -575,6 +575,27 @@ def test_what_is_older_is_removed(
     assert elastic.documents(EVENTS) == {}
 
 
+def test_removing_waits_for_elasticsearch_to_be_ready(
+    elastic: FakeElasticsearch, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elastic_store, "RETRY_SECONDS", 0.05)
+    elastic.fault = lambda method, path: 503
+
+    async def scenario() -> None:
+        store = ElasticsearchStore(Client(elastic.url), registry)
+        await store.start()
+        removing = asyncio.create_task(store.expire(time.time(), None))
+        try:
+            await until(lambda: "503" in str(store.problem), "the first refusal")
+            elastic.fault = lambda method, path: None
+            assert await asyncio.wait_for(removing, 10) == 0
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+    assert any(call.endswith("_delete_by_query") for call in elastic.calls)
+
+
 @pytest.mark.parametrize("url", ["here", "ftp://h", "http://", "http://h:x/"])
 def test_an_address_that_cannot_be_is_told_with_a_sentence(url: str) -> None:
     with pytest.raises(ServingError, match="PAYLOAD_LOG_ELASTICSEARCH_URL"):

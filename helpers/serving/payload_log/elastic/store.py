@@ -127,8 +127,10 @@ class ElasticsearchStore:
         An index of a deployment is updated for as long as the deployment lives: it can neither roll
         over nor be a data stream, so that a lifecycle policy, which removes whole indices, is no use.
         """
-        if before is None or self.problem is not None:
+        if before is None:
             return 0
+        while self.problem is not None:  # as `/ready` tells
+            await asyncio.sleep(RETRY_SECONDS)
         removed = 0
         moment = datetime.datetime.fromtimestamp(before, datetime.UTC).isoformat()
         for indices, name in EXPIRING:
