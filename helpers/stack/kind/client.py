@@ -26,6 +26,7 @@ from helpers.stack.kind.kinds import (
     SERVICE,
     TRIGGER,
     Kind,
+    kind_of,
 )
 from helpers.stack.kind.relay import Relay
 from helpers.stack.kind.servers import Servers
@@ -63,6 +64,7 @@ class KindStack(Stack):
         self.addresses = reached or addresses()
         self._api = Api(context)
         self._relays: dict[str, Relay] = {}
+        self._applied: dict[tuple[Kind, str], None] = {}  # by this very stack, in order
 
     def check(self) -> None:
         """Return if the cluster answers and is the walkthrough's.
@@ -74,19 +76,28 @@ class KindStack(Stack):
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is there that was applied through a stack."""
+        """Whether nothing is there that was made through a stack."""
         return not objects.applied(self._api)
 
     # Manifests
 
     def apply(self, *paths: str | Path) -> list[Applied]:
-        return objects.apply(self._api, documents.read(paths, self.dataset))
+        read = documents.read(paths, self.dataset)
+        done = objects.apply(self._api, read)
+        self._applied |= {
+            (kind_of(one.content, one.origin), one.content["metadata"]["name"]): None
+            for one in read
+        }
+        return done
 
     def delete(self, *paths: str | Path) -> list[Applied]:
         return objects.delete(self._api, documents.read(paths, self.dataset))
 
     def down(self) -> None:
-        """Delete what was applied through a stack, and nothing else; events and payloads stay in the logs."""
+        """Delete what was made through a stack, and nothing else; events and payloads stay in the logs.
+
+        What was there before a manifest was applied to it, by kind/up or kubectl, stays as it is then.
+        """
         self.close()
         found = objects.applied(self._api)
         objects.remove(self._api, [(kind, one["metadata"]["name"]) for kind, one in found])
@@ -130,10 +141,15 @@ class KindStack(Stack):
         return found
 
     def _objects(self, names: Sequence[str]) -> list[tuple[Kind, Object]]:
-        """What was applied; with names, the objects of these names, whoever applied them."""
+        """What was made or applied; with names, the objects of these names, whoever applied them."""
+        found: list[tuple[Kind, Object]] = []
         if not names:
-            return objects.applied(self._api)
-        found = []
+            found = objects.applied(self._api)
+            made = {(kind, one["metadata"]["name"]) for kind, one in found}
+            for kind, name in self._applied.keys() - made:
+                if one := self._api.get(kind, name):  # it was there before it was applied here
+                    found.append((kind, one))
+            return found
         for kind in (SELDON_DEPLOYMENT, DEPLOYMENT, BROKER, TRIGGER, SERVICE):
             if self._api.knows(kind):
                 for name in names:

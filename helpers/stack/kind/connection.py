@@ -178,8 +178,11 @@ class Api:
 
     def _resource(self, kind: Kind) -> Any:
         if kind not in self._resources:
-            found = self._dynamic().resources.get(api_version=kind.api_version, kind=kind.name)
-            self._resources[kind] = found
+            # Without the prefix the library looks for a kind of `v1` in every other group too.
+            prefix = "apis" if "/" in kind.api_version else "api"
+            self._resources[kind] = self._dynamic().resources.get(
+                prefix=prefix, api_version=kind.api_version, kind=kind.name
+            )
         return self._resources[kind]
 
     def _dynamic(self) -> DynamicClient:

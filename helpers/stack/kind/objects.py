@@ -15,7 +15,8 @@ from helpers.stack.interface import NAMESPACE, Applied
 from helpers.stack.kind.connection import Api, Object
 from helpers.stack.kind.kinds import KINDS, SECRET, Kind, kind_of
 
-# On every object that was applied here. Seldon's own labels, app.kubernetes.io/…, are left alone.
+# On every object that was made here, not on one that was there before: that stays when ours go. Seldon's own
+# labels, app.kubernetes.io/…, are left alone.
 LABEL, LABEL_VALUE = "walkthrough.example/applied-by", "stack"
 OURS = f"{LABEL}={LABEL_VALUE}"
 GONE_SECONDS = 180.0  # pods have 30 s to end, explainers sleep 10 s of them
@@ -25,7 +26,7 @@ _NOT_COMPARED = ("deployment.kubernetes.io/revision",)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A document as it is sent: its kind, and its content with the label.
+    """A document as it is sent.
 
     Args:
         origin: file and document, for errors.
@@ -53,7 +54,7 @@ def apply(api: Api, documents: Sequence[Document]) -> list[Applied]:
     """
     prepared = [prepare(one) for one in documents]
     for one in prepared:
-        _let_go(api, one)
+        _mark(one, _let_go(api, one))
         api.apply(one.kind, one.content, one.origin, dry_run=True)
     done: list[Applied] = []
     for one in prepared:
@@ -95,7 +96,7 @@ def remove(api: Api, keys: Iterable[tuple[Kind, str]]) -> list[Applied]:
 
 
 def applied(api: Api) -> list[tuple[Kind, Object]]:
-    """Return every object that was applied through this stack, in the order of KINDS.
+    """Return every object that was made through this stack, in the order of KINDS.
 
     What an operator made of one, and gave its labels, is not among them: its owner is.
     """
@@ -122,10 +123,8 @@ def prepare(document: Document) -> Prepared:
             f"{document.origin}: metadata.namespace: this stack applies to the namespace {NAMESPACE}, not "
             f"to {metadata['namespace']}: it deletes what it has applied."
         )
-    labels = metadata.setdefault("labels", {})
-    if not isinstance(labels, dict):
+    if not isinstance(metadata.setdefault("labels", {}), dict):
         raise ManifestError(f"{document.origin}: metadata.labels: wanted a mapping.")
-    labels[LABEL] = LABEL_VALUE
     if kind == SECRET and "stringData" in content:
         _encode(content, document.origin)
     return Prepared(document.origin, kind, content)
@@ -165,11 +164,19 @@ def _declared(content: Object) -> dict[str, Any]:
     }
 
 
-def _let_go(api: Api, one: Prepared) -> None:
-    """Wait for an object that is being deleted: applied to that, a manifest would be gone with it."""
+def _mark(one: Prepared, live: Object | None) -> None:
+    """Give what is made here its label; what is here keeps the one that it has, or none."""
+    if live is None or LABEL in (live["metadata"].get("labels") or {}):
+        one.content["metadata"]["labels"][LABEL] = LABEL_VALUE
+
+
+def _let_go(api: Api, one: Prepared) -> Object | None:
+    """Return the object as it is, once it is not being deleted: a manifest would be gone with it."""
     found = api.get(one.kind, one.name, one.origin)
     if found is not None and found["metadata"].get("deletionTimestamp"):
         _wait_until_gone(api, {(one.kind, one.name): found["metadata"]["uid"]})
+        return None
+    return found
 
 
 def _wait_until_gone(api: Api, going: dict[tuple[Kind, str], str]) -> None:

@@ -23,7 +23,7 @@ _DENIED = re.compile(
 _UNREACHED = re.compile(r'failed calling webhook "(?P<name>[^"]+)"')
 # A field that the schema lacks, or of another type. Kubernetes answers 500, as if it were its own fault.
 _TYPED = re.compile(
-    r"failed to create typed patch object \([^)]*\): (?:errors:\s*)?(?P<what>.*)", re.S
+    r"failed to create typed patch object(?: \([^)]*\))?: (?:errors:\s*)?(?P<what>.*)", re.S
 )
 _LONGEST = 600  # characters of somebody else's message
 

@@ -27,6 +27,7 @@ class Neighbours:
         self.samples: dict[str, list[tuple[dict[str, str], float]]] = {}  # by metric
         self.lag = 0.0  # seconds; Prometheus' samples are so old
         self.prometheus_ready = True
+        self.alerts: list[dict[str, Any]] = []
 
     def routes(self) -> list[web.RouteDef]:
         """Paths on the fake's own port; addresses are the same with these prefixes."""
@@ -34,6 +35,7 @@ class Neighbours:
             web.get("/ingress/seldon/{path:.+}", self._ingress),
             web.get("/prometheus/-/ready", self._ready),
             web.post("/prometheus/api/v1/query", self._query),
+            web.get("/prometheus/api/v1/alerts", self._alerts),
         ]
 
     async def _ingress(self, request: web.Request) -> web.Response:
@@ -46,6 +48,9 @@ class Neighbours:
 
     async def _ready(self, request: web.Request) -> web.Response:
         return web.Response(text="ok", status=200 if self.prometheus_ready else 503)
+
+    async def _alerts(self, request: web.Request) -> web.Response:
+        return _prometheus({"alerts": self.alerts})
 
     async def _query(self, request: web.Request) -> web.Response:
         query = (await request.post())["query"]

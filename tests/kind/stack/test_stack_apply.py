@@ -8,6 +8,7 @@ import copy
 import pytest
 
 from helpers.errors import ManifestError, StackError
+from helpers.stack import documents
 from helpers.stack.kind import objects
 from helpers.stack.kind.client import KindStack
 
@@ -274,6 +275,16 @@ def test_down_deletes_what_was_applied_and_nothing_else(stack, cluster, reached,
     assert [*cluster.store.objects] == [("ConfigMap", "payload-log")]
     assert stack.status() == []
     stack.down()  # twice is no error
+
+
+def test_what_was_there_before_is_applied_to_and_stays(stack, cluster, manifest):
+    """kind/up applies the credentials of the object store, and so does every notebook."""
+    secret = objects.prepare(documents.read([manifest("storage/s3-credentials.yaml")])[0]).content
+    cluster.change(cluster.store.apply, secret, "kubectl-client-side-apply")
+    applied = stack.apply(manifest("storage/s3-credentials.yaml"), manifest("eventing/broker.yaml"))
+    assert actions(applied) == ["unchanged", "created"]
+    stack.down()
+    assert [*cluster.store.objects] == [("Secret", "s3-credentials")]
 
 
 def test_down_where_parts_are_not_installed(stack, cluster, manifest):

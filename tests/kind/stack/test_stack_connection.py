@@ -123,6 +123,12 @@ def test_nothing_is_asked_before_it_is_needed(cluster, reached):
     assert cluster.requests == []
 
 
+def test_only_the_groups_that_are_needed_are_asked_for(stack, cluster, manifest):
+    stack.apply(manifest("logging/payload-logger.yaml"))
+    asked = {path for _, path in cluster.requests if "namespaces" not in path}
+    assert asked == {"/version", "/apis", "/api/v1", "/apis/apps/v1"}
+
+
 def test_nothing_is_written_beside_the_kubeconfig(stack, cluster, tmp_path):
     stack.check()
     assert [path.name for path in tmp_path.iterdir()] == ["kubeconfig"]

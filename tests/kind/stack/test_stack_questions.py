@@ -337,6 +337,19 @@ def test_prometheus(stack, cluster, reached):
     assert "make kind-up PARTS=monitoring" in stack.prometheus_note
 
 
+def test_rules_and_their_alerts(stack, cluster, manifest):
+    assert {one.action for one in stack.apply(manifest("monitoring/rules"))} == {"created"}
+    cluster.neighbours.alerts.append(
+        {"labels": {"alertname": "DriftDetected", "severity": "warning"}, "state": "firing",
+         "value": "1e+00", "activeAt": "2026-11-22T07:00:00.5Z", "annotations": {}}
+    )  # fmt: skip
+    (alert,) = stack.alerts()
+    assert (alert.name, alert.state, alert.value) == ("DriftDetected", "firing", 1.0)
+    cluster.neighbours.prometheus_ready = False
+    with pytest.raises(StackError, match=r"There is no Prometheus at .*PARTS=monitoring"):
+        stack.alerts()
+
+
 def test_usage_without_prometheus(stack):
     stack.addresses = type(stack.addresses)(*["http://127.0.0.1:1"] * 4)
     with pytest.raises(StackError, match=r"Prometheus at .*does not answer.*PARTS=monitoring"):

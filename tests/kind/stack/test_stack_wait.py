@@ -9,7 +9,8 @@ import time
 import pytest
 
 from helpers.errors import StackError
-from helpers.stack.kind import readiness
+from helpers.stack import documents
+from helpers.stack.kind import objects, readiness
 from helpers.stack.kind.client import WAIT_SECONDS
 from helpers.stack.kind.kinds import DEPLOYMENT, SELDON_DEPLOYMENT, TRIGGER
 from tests.fakes.cluster import controllers
@@ -124,6 +125,15 @@ def test_waiting_for_one_of_them(stack, cluster, manifest):
     stack.apply(manifest(LOGGER), manifest("detectors/outlier-vae.yaml"))
     stack.wait("payload-logger", timeout=60)
     assert "outlier-vae" in refusal(stack, "payload-logger", "outlier-vae")
+
+
+def test_what_was_there_before_is_waited_for_too(stack, cluster, manifest):
+    cluster.controllers.behaviours["payload-logger"] = controllers.LOADS
+    for one in documents.read([manifest(LOGGER)]):
+        cluster.change(cluster.store.apply, objects.prepare(one).content, "kubectl")
+    stack.wait(timeout=60)  # nothing was applied here
+    stack.apply(manifest(LOGGER))
+    assert "payload-logger: 0 of 1 replicas" in refusal(stack)
 
 
 def test_a_wait_outlasts_what_takes_its_time(stack, cluster, manifest):
