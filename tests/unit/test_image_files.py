@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -138,3 +141,33 @@ def test_no_host_is_named_in_the_image_files():
     texts = [DOCKERFILE, *(path.read_text() for path in IMAGE.iterdir() if path.is_file())]
     found = {host for text in texts for host in re.findall(r"https?://([^/\s\"']+)", text)}
     assert found <= {"127.0.0.1"}
+
+
+def test_what_make_test_image_lacks_is_said_at_once(tmp_path):
+    for name in ("bash", "dirname", "mkdir", "df", "awk"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+
+    def said(engine):
+        done = subprocess.run(
+            [ROOT / "tests/image/run.sh", sys.executable],
+            env={"PATH": str(tmp_path), "ENGINE": engine},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 1
+        return done.stderr.splitlines()
+
+    lacking = said("podman")
+    for what in (
+        "Root is needed",
+        "podman is missing",
+        "runc is missing",
+        "debootstrap is missing",
+    ):
+        (line,) = [line for line in lacking if line.startswith(what)]
+        assert "apt-get install" in line or "sudo" in line
+    assert said("docker")[0].startswith("docker is missing")
+    assert said("containerd")[0].startswith("ENGINE=containerd is not known")
