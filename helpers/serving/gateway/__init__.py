@@ -18,5 +18,8 @@ stands for `<deployment>-<predictor>.<namespace>.svc.cluster.local:8000`, one pr
 - `metrics`   the executor's histograms, and what the gateway does besides
 - `watch`     reads the routes again when their file changes
 
+Overload: so many requests of a predictor at a time, the rest is refused with 503 at once. A crash: the payload
+events of every answered request are on disk; see `spool`.
+
 What Seldon Core 1.19's executor does is taken from SeldonIO/seldon-core, executor/.
 """

@@ -18,6 +18,7 @@ import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import orjson
 
@@ -61,11 +62,13 @@ class Spool:
         self._done: list[int] = []
         self._failing = False
         self._timer: asyncio.TimerHandle | None = None
+        lock: IO[str] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = (folder / "spool.lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = self._lock = (folder / "spool.lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self._database = self._open()
+            lock = None
         except BlockingIOError as problem:
             raise ServingError(
                 f"Another gateway uses the folder {folder}; stop it or choose another folder."
@@ -75,6 +78,9 @@ class Spool:
                 f"Payload events cannot be kept in {folder}: {problem}. Make room there or choose "
                 "another folder."
             ) from problem
+        finally:
+            if lock is not None:
+                lock.close()
         (last,) = self._database.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()
         self._next = last + 1
 
