@@ -29,10 +29,15 @@ class Controllers:
         self.store = store
         self.paused: set[str] = set()  # of: deployments, seldon, knative, garbage, pods
         self.behaviours: dict[str, str] = {}  # by Deployment
+        self._seen: object = None
         self.routes: set[str] = set()  # paths that the ingress knows
 
     def step(self) -> None:
-        """Let every controller look once."""
+        """Let every controller look once, if there is anything new to see."""
+        seen = (self.store.version, frozenset(self.paused), tuple(self.behaviours.items()))
+        if seen == self._seen:
+            return
+        self._seen = seen
         for name in ("seldon", "deployments", "knative", "garbage"):
             if name not in self.paused:
                 getattr(self, f"_{name}")()

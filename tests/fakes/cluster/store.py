@@ -50,6 +50,7 @@ class Store:
         self.objects: dict[Key, Object] = {}
         self.owners: dict[Key, dict[str, set[Path]]] = {}
         self.webhooks: dict[str, tuple[str, Webhook]] = {}  # by kind: its name, what it says
+        self.version = 0  # of all together
         self._numbers = itertools.count(1)
 
     def get(self, kind: str, name: str) -> Object:
@@ -139,10 +140,12 @@ class Store:
 
     def remove(self, kind: str, name: str) -> Object:
         """Take an object away."""
+        self.version += 1
         self.owners.pop((kind, name), None)
         return self.objects.pop((kind, name))
 
     def _stamp(self, new: Object, live: Object | None) -> None:
+        self.version += 1
         metadata = new["metadata"]
         metadata["namespace"] = "walkthrough"
         metadata["resourceVersion"] = str(next(self._numbers) + 1000)
