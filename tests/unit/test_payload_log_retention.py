@@ -14,8 +14,9 @@ from prometheus_client import CollectorRegistry
 
 from helpers.serving.common.events import REQUEST_TYPE, new_event
 from helpers.serving.payload_log import sqlite_store
+from helpers.serving.payload_log.cli import default_bounds
 from helpers.serving.payload_log.parts import read_part
-from helpers.serving.payload_log.retention import Retention, kept_within
+from helpers.serving.payload_log.retention import KEEP_DAYS, Retention, kept_within
 from helpers.serving.payload_log.sqlite_store import SQLiteStore
 
 pytestmark = pytest.mark.timeout(60)
@@ -149,3 +150,11 @@ def test_a_store_that_cannot_is_asked_again(
     run(tmp_path, scenario)
     assert not broken
     assert caplog.text.count("disk full") == 2
+
+
+def test_an_elasticsearch_that_others_write_to_is_left_alone_unless_days_are_told() -> None:
+    url = "http://elasticsearch:9200"
+    assert default_bounds(url).days == 0
+    assert default_bounds("").days == KEEP_DAYS
+    assert default_bounds(url, 7).days == default_bounds("", 7).days == 7
+    assert default_bounds("", 0).days == 0

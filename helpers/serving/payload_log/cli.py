@@ -45,7 +45,7 @@ def make_app(
         ServingError: the folder cannot be used, there is none, or the URL is none.
     """
     registry = new_registry()
-    bounds = bounds or Retention()
+    bounds = bounds or default_bounds(elasticsearch_url)
     if elasticsearch_url:
         store = _elasticsearch(elasticsearch_url, registry)
         bounds = replace(bounds, mib=0)
@@ -66,6 +66,14 @@ def make_app(
         registry=registry,
         lifespan=lifespan,
     )
+
+
+def default_bounds(elasticsearch_url: str, days: float | None = None) -> Retention:
+    """Return how much is kept: in Elasticsearch everything unless `days` are told, for its indices may
+    hold what others wrote."""
+    if days is None:
+        days = 0.0 if elasticsearch_url else KEEP_DAYS
+    return Retention(days)
 
 
 def _sqlite(folder: Path | None) -> Store:
@@ -99,13 +107,14 @@ def serve(
         ),
     ] = "",
     keep_days: Annotated[
-        float,
+        float | None,
         typer.Option(
             envvar="PAYLOAD_LOG_KEEP_DAYS",
-            help="Remove what is older, in Elasticsearch from all indices of the log; 0 never.",
+            help="Remove what is older, in Elasticsearch from all indices of the log, whoever wrote it; 0 never."
+            f" Where it is not told, {KEEP_DAYS:g} in SQLite and 0 in Elasticsearch.",
             min=0,
         ),
-    ] = KEEP_DAYS,
+    ] = None,
     keep_mib: Annotated[
         int,
         typer.Option(
@@ -124,7 +133,8 @@ def serve(
 
     def build() -> Starlette:
         try:
-            return make_app(state, elasticsearch_url, Retention(keep_days, keep_mib))
+            bounds = replace(default_bounds(elasticsearch_url, keep_days), mib=keep_mib)
+            return make_app(state, elasticsearch_url, bounds)
         except ServingError as problem:
             sys.exit(f"{NAME}: {problem}")
 
