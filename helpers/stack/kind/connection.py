@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import websocket
@@ -240,6 +241,8 @@ def _configuration(context: str) -> client.Configuration:
     settings.retries = 1
     # The library reads the variable when it is imported; here it counts when it is needed.
     files = os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if not any(Path(one).expanduser().is_file() for one in files.split(os.pathsep)):
+        raise StackError(f"There is no cluster: no kubeconfig at {files}. {UP} makes one.")
     try:
         known, _ = config.list_kube_config_contexts(files)
         names = sorted(one["name"] for one in known)
@@ -254,7 +257,7 @@ def _configuration(context: str) -> client.Configuration:
         )
     except (config.ConfigException, OSError) as problem:
         raise StackError(
-            f"There is no cluster: no kubeconfig with the context {context} ({problem}). {UP} makes one."
+            f"The context {context} of {files} cannot be used: {problem}."
         ) from problem
     except (LookupError, TypeError, ValueError, AttributeError, yaml.YAMLError) as problem:
         raise StackError(f"{files} is no kubeconfig: {problem}.") from problem

@@ -47,7 +47,10 @@ def test_a_context_by_variable(cluster, reached, tmp_path, monkeypatch):
 
 def test_no_kubeconfig(reached, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    with pytest.raises(StackError, match=r"There is no cluster: .*`make kind-up` makes one\."):
+    with pytest.raises(
+        StackError,
+        match=r"There is no cluster: no kubeconfig at .*/none\. `make kind-up` makes one\.",
+    ):
         KindStack(reached=reached)
 
 
