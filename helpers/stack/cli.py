@@ -145,7 +145,7 @@ def logs(
 
 @app.command()
 def down(backend: Backend = "local") -> None:
-    """Stop everything and remove its state; on a cluster, delete what was applied."""
+    """Stop everything and remove its state; on a cluster, delete what was made there."""
     stack.connect(backend).down()
 
 

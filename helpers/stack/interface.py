@@ -178,4 +178,4 @@ class Stack(ABC):
 
     @abstractmethod
     def down(self) -> None:
-        """Stop the local stack and remove its state; on a cluster, delete what was applied."""
+        """Stop the local stack and remove its state; on a cluster, delete what applying has made there."""

@@ -166,7 +166,7 @@ def test_prometheus_has_what_the_dashboards_ask_for(stack, client, images):
 
 
 def test_a_folder_is_copied_out_of_a_container(stack, tmp_path):
-    to = stack.copy("payload-logger", "/etc/ssl", tmp_path / "copied")
+    to = stack.copy("payload-logger", "/etc/default", tmp_path / "copied")
     assert any(path.is_file() for path in to.rglob("*"))
     with pytest.raises(StackError, match="cannot be copied"):
         stack.copy("payload-logger", "/no/such/folder", tmp_path / "none")

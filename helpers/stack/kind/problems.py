@@ -95,7 +95,7 @@ def _silent(problem: Exception, doing: str, server: str) -> str:
     told = str(problem)
     if isinstance(problem, urllib3.exceptions.MaxRetryError) and problem.reason is not None:
         problem, told = problem.reason, str(problem.reason)
-    if isinstance(problem, urllib3.exceptions.SSLError) or "CERTIFICATE_VERIFY" in told:
+    if "CERTIFICATE_VERIFY_FAILED" in told:
         return (
             f"{server} shows a certificate that the kubeconfig does not know: it is another cluster than "
             "that of the kubeconfig, perhaps made anew. `kind export kubeconfig --name walkthrough` "

@@ -8,12 +8,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import urllib3
+from kubernetes.client.exceptions import ApiException
 
 from helpers import stack as stacks
 from helpers.errors import StackError
 from helpers.stack import cli
 from helpers.stack.kind import addresses, connection
 from helpers.stack.kind.client import KindStack
+from helpers.stack.kind.problems import explained
 
 
 def asks(stack) -> str:
@@ -119,6 +122,38 @@ def test_something_else_at_that_port(stack, cluster, tmp_path, reached, monkeypa
     (tmp_path / "k").write_text(text)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "k"))
     assert "that is no Kubernetes API server (it answers 404" in asks(KindStack(reached=reached))
+
+
+def test_a_port_that_speaks_no_tls(cluster, reached, tmp_path, monkeypatch):
+    path = cluster.kubeconfig(tmp_path / "k")
+    path.write_text(path.read_text().replace("http://", "https://"))
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    told = asks(KindStack(reached=reached))
+    assert "does not answer (looking for the namespace)" in told
+    assert "SSL" in told
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (
+            urllib3.exceptions.SSLError("[SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"),
+            "another cluster than that of the kubeconfig",
+        ),
+        (
+            urllib3.exceptions.ReadTimeoutError(None, "/", "Read timed out."),
+            "did not answer in time",
+        ),
+        (ConnectionResetError("reset by peer"), "does not answer (asking): reset by peer."),
+        (ApiException(status=0, reason="Handshake status 404"), "asking: Handshake status 404."),
+        (ApiException(status=429, reason="Too Many Requests"), "cannot do it now (asking, 429)"),
+        (ApiException(status=422, reason="Invalid"), "refuses it (asking, 422): Invalid"),
+    ],
+)
+def test_what_goes_wrong_on_the_way(problem, told):
+    with pytest.raises(StackError) as error, explained("asking", "The cluster"):
+        raise problem
+    assert told in str(error.value)
 
 
 def test_nothing_is_asked_before_it_is_needed(cluster, reached):
