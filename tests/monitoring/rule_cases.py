@@ -148,8 +148,8 @@ CASES: dict[str, list[Case]] = {
     ],
     "PredictionsRefused": [
         Case("four in ten", answered(200, "0+6x60") | answered(400, "0+4x60"), HERE),
-        Case("one in ten", answered(200, "0+9x60") | answered(422, "0+1x60")),
-        Case("nine in all", answered(400, "0x45 3 6 9 9 9 9")),
+        Case("one in ten", answered(200, "0+90x60") | answered(422, "0+10x60")),
+        Case("one a minute, all bad", answered(400, "0+1x60")),
         Case("the server's doing", answered(200, "0+6x60") | answered(500, "0+4x60")),
         Case("restarted", answered(200, "0+6x45 0+6x10") | answered(400, "90x45 0x10")),
     ],
@@ -157,7 +157,7 @@ CASES: dict[str, list[Case]] = {
         Case("one in twenty", took("0+100x60", "0+95x60"), HERE),
         Case("as Seldon's orchestrator writes it", took("0+100x60", "0+95x60", "1"), HERE),
         Case("one in five hundred", took("0+500x60", "0+499x60")),
-        Case("two requests, both slow", took("0x47 1 2 2 2", "0x60")),
+        Case("one every two minutes, all slow", took("0+0.5x60", "0x60")),
         Case("no requests", took("50x60", "20x60")),
         Case("restarted", took("0+10x45 0+10x10", "0+10x45 0+10x10")),
     ],
@@ -179,7 +179,7 @@ CASES: dict[str, list[Case]] = {
     "OutlierShareHigh": [
         Case("three in ten", rows("0+10x60") | outliers("0+3x60"), HERE),
         Case("one in twenty", rows("0+20x60") | outliers("0+1x60")),
-        Case("two rows, both outliers", rows("0x45 1 2x9") | outliers("0x45 1 2x9")),
+        Case("two rows, both outliers", rows("0x45 1 2x15") | outliers("0x45 1 2x15"), None, 57),
         Case("no rows", rows("90x60") | outliers("90x60")),
         Case(
             "restarted, with outliers long before",
@@ -229,12 +229,10 @@ CASES: dict[str, list[Case]] = {
             LATE,
         ),
         Case(
-            "90 %, and 20 of 25: chance",
-            feedback(
-                f"0+9x{DAY} {9 * DAY}+4x5 {9 * DAY + 20}x9", f"0+1x{DAY} {DAY}+1x5 {DAY + 5}x9"
-            ),
+            "90 %, and 18 of 24: chance",
+            feedback(f"0+9x{DAY} {9 * DAY}+1.2x30", f"0+1x{DAY} {DAY}+0.4x30"),
             None,
-            LATE,
+            4 * (DAY + 29),
         ),
         Case(
             "15 pieces of feedback, all wrong",

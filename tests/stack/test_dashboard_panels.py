@@ -26,8 +26,7 @@ pytestmark = pytest.mark.timeout(290)
 
 FILES = sorted((ROOT / "manifests/monitoring/dashboards").glob("*.json"))
 STEP = 1.0  # seconds between two points: a scrape
-# Over a stack of its own: the counters of another test would be data too.
-BEFORE = (
+BESIDE = (
     "explainers/production-keys.yaml",
     "explainers/production-terms.yaml",
     "monitoring/rules/explanations.yaml",
@@ -42,7 +41,7 @@ class Walk:
 
     Args:
         stack: where.
-        started: seconds since 1970.
+        started: seconds since 1970; what was there before is left of every line.
         ended: when the last of it had been scraped.
     """
 
@@ -52,18 +51,19 @@ class Walk:
 
 
 @pytest.fixture(scope="module")
-def walk(tmp_path_factory, everything, manifest, images, eventually) -> Iterator[Walk]:
-    """A stack with everything, after requests, errors, feedback, explanations and a canary."""
-    for dataset, name in (("cifar10", "resnet32"), ("credit_risk", "kernel_shap")):
-        if not artifacts.exists(dataset, name):
-            pytest.skip(f"artifacts/{dataset}/{name} is not here")
-    stack = LocalStack(folder=tmp_path_factory.mktemp("panels") / "state")
+def walk(
+    stack: LocalStack, everything, tmp_path_factory, manifest, images, eventually
+) -> Iterator[Walk]:
+    """The stack with explainers in production beside, after requests, errors, feedback and explanations."""
+    if stack.prometheus_url is None:
+        pytest.skip(stack.prometheus_note)
+    if not artifacts.exists("credit_risk", "kernel_shap"):
+        pytest.skip("artifacts/credit_risk/kernel_shap is not here")
+    cached = tmp_path_factory.mktemp("cached") / "kernel-shap.yaml"
+    cached.write_text(with_a_disk(manifest("explainers/production-kernel-shap.yaml")))
+    beside = [*map(manifest, BESIDE), cached]
     try:
-        cached = tmp_path_factory.mktemp("cached") / "kernel-shap.yaml"
-        cached.write_text(with_a_disk(manifest("explainers/production-kernel-shap.yaml")))
-        stack.apply(*everything, *map(manifest, BEFORE), cached)
-        if stack.prometheus_url is None:
-            pytest.skip(stack.prometheus_note)
+        stack.apply(*everything, *beside)
         stack.wait(timeout=180)
         dashboards.settle(stack)
         walked = Walk(stack, time.time())
@@ -80,7 +80,7 @@ def walk(tmp_path_factory, everything, manifest, images, eventually) -> Iterator
         walked.ended = time.time()
         yield walked
     finally:
-        stack.down()
+        stack.delete(*beside)
 
 
 def with_a_disk(path: Path) -> str:
