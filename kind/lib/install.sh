@@ -16,7 +16,7 @@ helm_release() {
     case $state in
     *'"status":"pending-install"'* | *'"status":"uninstalling"'*)
         # Left by an interrupted run; helm itself would refuse to go on from there.
-        run "what is half installed of $name to go" helm uninstall "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --wait --timeout "$(left)"
+        run "what is half installed of $name to go" helm uninstall "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --timeout "$(left)"
         ;;
     *'"status":"pending-'*)
         run "$name to go back to its last version" helm rollback "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --timeout "$(left)"

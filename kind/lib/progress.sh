@@ -70,7 +70,8 @@ run() {
         waiting "$what" "$pods"
         sleep "$POLL"
     done
-    wait "$CHILD" || status=$?
+    # Bash would say by itself that a signal has ended it.
+    { wait "$CHILD" || status=$?; } 2>/dev/null
     CHILD=
     [ "$status" -eq 0 ] || failed "it waited for $what, and that ended with status $status; the end of the log:
 $(tail -n 5 "$LOG" | sed 's/^/    /')"

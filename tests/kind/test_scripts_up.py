@@ -75,7 +75,11 @@ def test_steps_are_done_in_this_order(whole: SimpleNamespace) -> None:
             "deployment/istiod --timeout",
             "upgrade --install istio-ingressgateway",
         ),
-        ("eventing-crds.yaml", "wait crd --for=condition=Established", "eventing-core.yaml"),
+        (
+            "eventing-crds.yaml",
+            "wait customresourcedefinitions --for=condition=Established",
+            "eventing-core.yaml",
+        ),
         ("eventing-core.yaml", "deployment/eventing-webhook --timeout", "in-memory-channel.yaml"),
         (
             "mt-channel-broker.yaml",
@@ -275,7 +279,10 @@ def test_parts_that_were_not_asked_for_are_left_out(sandbox) -> None:
     ):
         assert absent not in calls
     assert "Grafana" not in result.stdout
-    assert "Not asked for: logging, which notebooks 04, 06, 07, 08, 10 need" in result.stdout
+    assert (
+        "Not asked for: logging, for notebooks 04, 06, 07, 08, 10 (PARTS=logging make kind-up)."
+        in result.stdout
+    )
 
 
 @pytest.mark.parametrize(
