@@ -6,6 +6,8 @@
 - `kinds`       what may be applied, and which part of the cluster brings it
 - `objects`     server-side apply, with a dry run of everything first, and deletion
 - `readiness`   what an object still lacks
+- `waiting`     until nothing lacks anything, or the sentence that says what does
+- `servers`     one for each Deployment, as `status` has them
 - `pods`        what a server's pods do, and their logs
 - `scraping`    metrics of pods, and CPU and memory from the cluster's Prometheus
 - `events`      what the broker took, from Elasticsearch

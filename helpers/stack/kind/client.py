@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +10,22 @@ import httpx
 
 from helpers.errors import StackError
 from helpers.metrics import Samples
-from helpers.serving.common.polling import WaitError, wait_for
 from helpers.stack import documents
 from helpers.stack.interface import NAMESPACE, Applied, ServerStatus, Stack
-from helpers.stack.kind import copying, objects, pods, readiness, scraping
+from helpers.stack.kind import copying, objects, pods, scraping, waiting
 from helpers.stack.kind import events as event_log
 from helpers.stack.kind.addresses import Addresses, addresses
-from helpers.stack.kind.connection import Api, Object
+from helpers.stack.kind.connection import Api
 from helpers.stack.kind.kinds import (
     BROKER,
-    DEPLOYMENT,
     MONITORING,
     SELDON_DEPLOYMENT,
     SERVICE,
-    TRIGGER,
     Kind,
     kind_of,
 )
 from helpers.stack.kind.relay import Relay
 from helpers.stack.kind.servers import Servers
-from helpers.stack.kind.waiting import not_ready
 
 WAIT_SECONDS = 600.0  # images are pulled the first time, some of them of 2 GB and more
 PROMETHEUS = "prometheus"
@@ -101,6 +96,7 @@ class KindStack(Stack):
         self.close()
         found = objects.applied(self._api)
         objects.remove(self._api, [(kind, one["metadata"]["name"]) for kind, one in found])
+        self._applied.clear()
 
     def close(self) -> None:
         """End the connections to Services."""
@@ -108,72 +104,7 @@ class KindStack(Stack):
             self._relays.popitem()[1].close()
 
     def wait(self, *names: str, timeout: float = WAIT_SECONDS) -> None:
-        lacks: list[readiness.Lack] = []
-
-        def is_ready() -> bool:
-            nonlocal lacks
-            lacks = self._lacks(names)
-            return not lacks
-
-        try:
-            wait_for(is_ready, "the cluster", seconds=timeout, first=0.1, every=2.0, errors=())
-        except WaitError as problem:
-            raise StackError(not_ready(self._api, lacks, timeout)) from problem
-
-    def _lacks(self, names: Sequence[str]) -> list[readiness.Lack]:
-        known = self._objects(names)
-        deployments = self._api.list(DEPLOYMENT)
-        found = [lack for kind, one in known for lack in readiness.lacks(kind, one, deployments)]
-        for name in names:
-            if any(one["metadata"]["name"] == name for _, one in known):
-                continue
-            servers = [one for one in deployments if one["metadata"]["name"] == name]
-            if not servers:
-                raise StackError(f"Nothing here is called {name!r}; there is {self._known()}.")
-            found += readiness.lacks(DEPLOYMENT, servers[0], deployments)
-        if not found:  # the way to them opens a moment after they are ready
-            found = [
-                lack
-                for kind, one in known
-                if kind == SELDON_DEPLOYMENT
-                for lack in self._unrouted(one)
-            ]
-        return found
-
-    def _objects(self, names: Sequence[str]) -> list[tuple[Kind, Object]]:
-        """What was made or applied; with names, the objects of these names, whoever applied them."""
-        found: list[tuple[Kind, Object]] = []
-        if not names:
-            found = objects.applied(self._api)
-            made = {(kind, one["metadata"]["name"]) for kind, one in found}
-            for kind, name in self._applied.keys() - made:
-                if one := self._api.get(kind, name):  # it was there before it was applied here
-                    found.append((kind, one))
-            return found
-        for kind in (SELDON_DEPLOYMENT, DEPLOYMENT, BROKER, TRIGGER, SERVICE):
-            if self._api.knows(kind):
-                for name in names:
-                    if one := self._api.get(kind, name):
-                        found.append((kind, one))
-        return found
-
-    def _unrouted(self, deployment: Object) -> list[readiness.Lack]:
-        name = deployment["metadata"]["name"]
-        places = [name] + [f"{name}-explainer/{one}" for one in readiness.explainers(deployment)]
-        found = []
-        with httpx.Client(timeout=PROBE, trust_env=False) as http:
-            for place in places:
-                url = f"{self.addresses.ingress}/seldon/{NAMESPACE}/{place}/ready"
-                try:
-                    answer = http.get(url)
-                except httpx.HTTPError as problem:
-                    told = f"the ingress does not answer at {url} ({problem or type(problem).__name__})"
-                    found.append(readiness.Lack(f"SeldonDeployment/{name}", told))
-                    continue
-                if not _was_routed(answer):
-                    told = f"the ingress has no route yet: {url} answers {answer.status_code}"
-                    found.append(readiness.Lack(f"SeldonDeployment/{name}", told))
-        return found
+        waiting.wait(self._api, self.addresses.ingress, names, self._applied, timeout)
 
     # Questions
 
@@ -273,15 +204,4 @@ class KindStack(Stack):
         return Servers(self._api)
 
     def _known(self) -> str:
-        names = {one["metadata"]["name"] for _, one in objects.applied(self._api)}
-        names |= {one["metadata"]["name"] for one in self._api.list(DEPLOYMENT)}
-        return ", ".join(sorted(names)) or "nothing yet"
-
-
-def _was_routed(answer: httpx.Response) -> bool:
-    """Whether a server answered, and not the gateway itself, which says 404 and nothing where it has no route."""
-    if answer.status_code not in (404, 502, 503):
-        return True
-    if "x-envoy-upstream-service-time" in answer.headers:
-        return True
-    return answer.status_code == 404 and bool(answer.content)
+        return waiting.known(self._api)

@@ -28,6 +28,10 @@ _TYPED = re.compile(
 _LONGEST = 600  # characters of somebody else's message
 
 
+class AwayError(StackError):
+    """The API server does not answer, or cannot now; it may in a while."""
+
+
 @contextlib.contextmanager
 def explained(
     doing: str, server: str, *, origin: str | None = None, kind: Kind | None = None
@@ -53,7 +57,7 @@ def explained(
             raise StackError(f"{server}, {doing}: {_short(problem.reason)}.") from problem
         raise _refused(problem, doing, server, origin) from problem
     except (urllib3.exceptions.HTTPError, OSError) as problem:
-        raise StackError(_silent(problem, doing, server)) from problem
+        raise AwayError(_silent(problem, doing, server)) from problem
     except ValueError as problem:  # an answer that is no JSON; addresses that are none
         raise StackError(
             f"{server}, {doing}: that is no Kubernetes API server ({_short(problem)})."
@@ -136,7 +140,7 @@ def _refused(problem: ApiException, doing: str, server: str, origin: str | None)
     if origin is not None and (typed := _TYPED.search(told)):
         return ManifestError(f"{where}{typed['what'].strip().lstrip('.').rstrip('.')}.")
     if problem.status == 429 or problem.status >= 500:
-        return StackError(f"{server} cannot do it now ({doing}, {problem.status}): {told}")
+        return AwayError(f"{server} cannot do it now ({doing}, {problem.status}): {told}")
     if origin is None:
         return StackError(f"{server} refuses it ({doing}, {problem.status}): {told}")
     causes = (status.get("details") or {}).get("causes") or []

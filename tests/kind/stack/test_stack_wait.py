@@ -6,11 +6,12 @@ import copy
 import threading
 import time
 
+import httpx
 import pytest
 
 from helpers.errors import StackError
 from helpers.stack import documents
-from helpers.stack.kind import objects, readiness
+from helpers.stack.kind import objects, readiness, waiting
 from helpers.stack.kind.client import WAIT_SECONDS
 from helpers.stack.kind.kinds import DEPLOYMENT, SELDON_DEPLOYMENT, TRIGGER
 from tests.fakes.cluster import controllers
@@ -145,6 +146,40 @@ def test_a_wait_outlasts_what_takes_its_time(stack, cluster, manifest):
     stack.wait(timeout=60)
     assert time.monotonic() - started >= 0.3
     timer.join()
+
+
+def test_an_api_server_that_is_away_for_a_while(stack, cluster, manifest):
+    stack.apply(manifest(LOGGER))
+    cluster.broken = 500, "etcdserver: leader changed"
+    timer = threading.Timer(0.5, lambda: setattr(cluster, "broken", None))
+    timer.start()
+    stack.wait(timeout=60)
+    timer.join()
+
+
+def test_an_api_server_that_stays_away(stack, cluster, manifest, monkeypatch):
+    monkeypatch.setattr(waiting, "AWAY_SECONDS", 0.3)
+    stack.apply(manifest(LOGGER))
+    cluster.broken = 500, "etcdserver: no leader"
+    assert "cannot do it now" in refusal(stack, timeout=0.1)
+    with pytest.raises(StackError, match=r"cannot do it now \(.*, 500\): etcdserver: no leader"):
+        stack.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body", "routed"),
+    [
+        (200, {}, b"", True),
+        (405, {}, b"", True),
+        (404, {}, b"", False),
+        (404, {}, b"404 page not found", True),
+        (404, {"x-envoy-upstream-service-time": "1"}, b"", True),
+        (503, {}, b"no healthy upstream", False),
+        (503, {"x-envoy-upstream-service-time": "1"}, b"", True),
+    ],
+)
+def test_who_answered_the_gateway_or_a_server(status, headers, body, routed):
+    assert waiting._was_routed(httpx.Response(status, headers=headers, content=body)) is routed
 
 
 def test_the_limit_is_one_for_pulling_images():
