@@ -48,7 +48,7 @@ def of_orchestrators(api: Api, name: str, found: Iterable[Object]) -> Samples:
             texts.append(_scrape(api, pod, port, ORCHESTRATOR_PATH))
     if not texts:
         raise StackError(f"{name} has no orchestrator that is ready: wait for it first.")
-    return added(map(Samples.parse, texts))
+    return _added(texts)
 
 
 def of_server(api: Api, name: str, found: Iterable[Object]) -> Samples:
@@ -60,16 +60,12 @@ def of_server(api: Api, name: str, found: Iterable[Object]) -> Samples:
     ready = [pod for pod in found if pods.is_ready(pod)]
     if not ready:
         raise StackError(f"{name} has no metrics now; wait until it is ready.")
-    return added(_of_pod(api, name, pod) for pod in ready)
+    return _added(_of_pod(api, name, pod) for pod in ready)
 
 
-def added(all: Iterable[Samples]) -> Samples:
-    """Return the sums, sample by sample."""
-    sums: dict[tuple[str, Labels], float] = {}
-    for samples in all:
-        for key, value in samples._items():
-            sums[key] = sums.get(key, 0.0) + value
-    return Samples(sums)
+def _added(texts: Iterable[str]) -> Samples:
+    """Samples of the same name and labels are added up."""
+    return Samples.parse("\n".join(texts))
 
 
 def of_all(prometheus: str, running: Iterable[Object]) -> Samples:
@@ -154,11 +150,13 @@ def _query(http: httpx.Client, expression: str) -> list[Series]:
     return [(one["metric"], float(one["value"][1])) for one in found["result"]]
 
 
-def _of_pod(api: Api, name: str, pod: Object) -> Samples:
+def _of_pod(api: Api, name: str, pod: Object) -> str:
     tried = []
     for port, path in _places(pod):
         try:
-            return Samples.parse(_scrape(api, pod, port, path, tell_missing=False))
+            text = _scrape(api, pod, port, path, tell_missing=False)
+            Samples.parse(text)
+            return text
         except (_NoMetricsError, ClientError):
             tried.append(f"{port}/{path}")
     raise StackError(
@@ -175,7 +173,7 @@ def _places(pod: Object) -> Iterator[tuple[int, str]]:
         container.get("ports") or [], key=lambda one: "metrics" not in one.get("name", "")
     )
     numbers = [one["containerPort"] for one in ports if one.get("protocol", "TCP") == "TCP"]
-    if notes.get("prometheus.io/scrape") == "true" and ORCHESTRATOR not in str(notes):
+    if notes.get("prometheus.io/scrape") == "true":
         port, path = (
             notes.get("prometheus.io/port", ""),
             notes.get("prometheus.io/path", "/metrics"),
