@@ -62,6 +62,11 @@ def run(
     runs: Runs = ROOT / "runs",
 ) -> None:
     """Run notebooks; keep executed copies and HTML pages."""
+    if (dataset, backend) == (Dataset.digits, Backend.kind):
+        raise RunnerError(
+            "DATASET=digits is for the local backend: its artefacts are trained on this machine, and the cluster's "
+            "bucket has the committed ones."
+        )
     paths = find_notebooks(source, only)
     variables = {"DATASET": str(dataset), "BACKEND": str(backend)}
     plans, remarks = plan(paths, variables, _pairs(parameter or []))

@@ -36,6 +36,15 @@ def test_no_cluster_is_one_sentence_before_anything_runs(
     assert not runs.exists()
 
 
+def test_digits_are_for_the_local_backend(monkeypatch, capfd):
+    words = ["run", "--backend", "kind", "--dataset", "digits"]
+    monkeypatch.setattr(sys, "argv", ["runner", *words])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == 2
+    assert capfd.readouterr().err.startswith("DATASET=digits is for the local backend")
+
+
 def test_a_cluster_without_the_walkthrough(cluster, console):
     cluster.namespaces.clear()
     with pytest.raises(StackError, match="has no namespace walkthrough"):
