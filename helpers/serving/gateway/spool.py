@@ -134,17 +134,16 @@ class Spool:
         try:
             self._database.execute("BEGIN IMMEDIATE")
             self._database.executemany("INSERT INTO events VALUES (?, ?, ?, ?)", rows)
-            if len(self._done) >= DONE_ROWS or not rows:
-                self._database.executemany(
-                    "DELETE FROM events WHERE seq = ?", [(seq,) for seq in self._done]
-                )
-                self._done.clear()
+            gone = self._done if len(self._done) >= DONE_ROWS or not rows else []
+            self._database.executemany("DELETE FROM events WHERE seq = ?", [(seq,) for seq in gone])
             self._database.execute("COMMIT")
         except sqlite3.Error as problem:
             if self._database.in_transaction:
                 self._database.rollback()
             self._failed(problem, len(rows))
             return
+        if gone:
+            self._done.clear()
         for request in requests:
             for seq in self._new.pop(request, ()):
                 del self._request[seq]
