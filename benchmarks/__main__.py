@@ -104,8 +104,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             file=sys.stderr,
         )
     results = args.results or (None if args.quick else report.RESULTS)
-    signal.signal(signal.SIGTERM, _stop)  # so that the servers end with it
-    failed = _run(args.only, args.quick, results)
+    before = signal.signal(signal.SIGTERM, _stop)  # so that the servers end with it
+    try:
+        failed = _run(args.only, args.quick, results)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if results == report.RESULTS:
         report.write(report.RESULTS)
     if failed:
@@ -146,13 +149,13 @@ def _limited(part: str) -> Iterator[None]:
     def late(number: int, frame: FrameType | None) -> None:
         raise WalkthroughError(f"not measured within {seconds:g} s; is the machine busy?")
 
-    before = signal.signal(signal.SIGALRM, late)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGALRM, late)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ REASONS = {
     "share_32": (
         "Load generator, gateway and model server share the cores that the model in process has for itself. "
         "On these cores every prediction costs the model's own time and, on top of it, the gateway's and two HTTP "
-        "servers' time for 34 kB of JSON; the table of the parts under Scale has each. The profiles show no single "
+        "servers' time for an image as JSON; the table of the parts under Scale has each. The profiles show no single "
         "cause: writing the body to the next socket, the event loop, reading numbers. With cores of its own for the "
         "gateway, as on a cluster, the model server keeps its cores for the model."
     ),
@@ -21,14 +21,17 @@ REASONS = {
         "the table of predictions."
     ),
     "anchor_reuse": (
-        "Without the reuse the same explainer asks for all its samples in few large requests, which the model "
-        "answers at its best rate; with it one request of some ten images is left, and the time that remains is "
-        "alibi's own search and the segmentation, which reuse cannot shorten. The profile of the explainer has the "
-        "shares. On a slower model the factor is larger."
+        "Without the reuse the same explainer asks for all its samples in a few large requests, which the model "
+        "answers at its best rate. With it one request is left, and about half of the processor time that remains is "
+        "the model's, for the distinct images; the rest is alibi's own search, SLIC's segmentation and JSON, which "
+        "reuse cannot shorten (cProfile with model and explainer in one process, and the profile of the explainer "
+        "below). A smaller `binary_cache_size` takes a quarter off the explainer's own part, since alibi sets some "
+        "ten megabytes to zero for every search, but changes `num_preds` in the answer, so the default is alibi's. "
+        "The slower the model, the larger the factor."
     ),
     "anchor_made": "The time is alibi's own search and one request to the model; see the profile of the explainer.",
     "anchor_cached": "The body of an image is read, hashed and answered; see the profile of the explainer.",
-    "gradients_batch": "The gradients of 50 steps for each instance are computed by TensorFlow on these cores.",
+    "gradients_batch": "The gradients of all steps of each instance are computed by TensorFlow on these cores.",
     "gateway_latency": "The gateway is one more HTTP server and client; see its profile.",
     "drift_constant": "An event costs its encoding and the reading of its JSON; see the table of windows.",
 }

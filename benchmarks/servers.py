@@ -29,7 +29,7 @@ from helpers.stack.local.ports import Ports
 ROOT = Path(__file__).absolute().parents[1]
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
-DRAIN_SECONDS = 60.0
+DRAIN_SECONDS = 120.0
 DEPLOYMENT = "cifar10"
 
 
@@ -161,18 +161,18 @@ class Servers:
 
     def gateway(self, model: Server, broker: Server | None = None) -> Server:
         """Start a gateway in front of ResNet32, its payloads logged where there is a broker."""
+        port = self.port()
+        config = self.folder / f"routes-{port}.json"
+        options = [f"--config={config}", f"--port={port}"]
         predictor: dict[str, Any] = {"name": "default", "model": "resnet32", "url": model.url}
         predictor["traffic"] = 100
         if broker is not None:
             predictor["logger"] = {"url": f"{broker.url}/{NAMESPACE}/default"}
+            options.append(f"--spool={self.folder / f'spool-{port}'}")  # as in the local stack
         deployment = {"namespace": NAMESPACE, "name": DEPLOYMENT, "protocol": "tensorflow"}
         table = {"deployments": [{**deployment, "predictors": [predictor]}]}
-        port = self.port()
-        config = self.folder / f"routes-{port}.json"
         config.write_text(json.dumps(table), encoding="utf-8")
-        return self.spawn(
-            "gateway", [*_module("gateway"), f"--config={config}", f"--port={port}"], port
-        )
+        return self.spawn("gateway", [*_module("gateway"), *options], port)
 
     def broker(self) -> Server:
         """Start a broker with its events on disk."""
