@@ -92,11 +92,11 @@ def with_a_disk(path: Path) -> str:
 
 
 def predict(stack: LocalStack, images: np.ndarray, number: int) -> None:
-    """Single requests, a window full of them, some that are refused, and feedback of both kinds."""
+    """Single requests, feedback of both kinds, some that are refused; later on, a window of noise."""
     with Client(stack.url("cifar10")) as client:
-        assert send(client, images[:40], concurrency=2).ok.all()
-        window = images[:1000] if number == 0 else noise()  # the second one drifts, and is outliers
-        assert send(client, window, batch=250, concurrency=1).ok.all()
+        assert send(client, images[:30], concurrency=2).ok.all()
+        if number:  # fills a window that drifts, and is outliers
+            assert send(client, noise(), batch=250, concurrency=1).ok.all()
         for k in range(20):
             answer = (k + (k % 4 == 0)) % 10
             client.feedback(truth=one_hot(k % 10), response=one_hot(answer))
