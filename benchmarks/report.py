@@ -137,9 +137,10 @@ def _targets(results: Mapping[str, Part]) -> str:
             met = is_met(row["value"], row["target"])
             if met is None:
                 continue
-            mark = "" if _final(part, found) else " †"
-            measured = _value(row) + mark
+            final = _final(part, found)
+            measured = _value(row) + ("" if final else " †")
             verdict = "yes" if met else f"**no**: [why](#{_anchor(row['key'])})"
+            verdict = verdict if final else "open †"
             target = f"{row['target']} {row['unit']}"
             lines.append([row["what"], target, measured, row["limit"], found["date"][:10], verdict])
     head = ("What", "Target", "Measured", "Limit, or what it is compared with", "Date", "Met")
@@ -147,11 +148,11 @@ def _targets(results: Mapping[str, Part]) -> str:
 
 
 def _missed(results: Mapping[str, Part]) -> str:
-    """Return why targets are missed."""
+    """Return why targets are missed, as far as that is decided."""
     told = []
-    for found in results.values():
+    for part, found in results.items():
         for row in found["rows"]:
-            if is_met(row["value"], row["target"]) is False:
+            if _final(part, found) and is_met(row["value"], row["target"]) is False:
                 reason = REASONS.get(row["key"], "Not explained yet.")
                 told.append(f'<a id="{_anchor(row["key"])}"></a>**{row["what"]}.** {reason}')
     return "\n\n".join(["### Targets that are missed", *told]) if told else ""

@@ -48,7 +48,8 @@ TARGETS = {
 
 def test_every_target_has_its_row_and_every_missed_one_its_reason() -> None:
     assert set(REASONS) == {key for targets in TARGETS.values() for key in targets}
-    shown = report.whole(RESULTS)
+    calm = {part: {**found, "calm": True, "quick": False} for part, found in RESULTS.items()}
+    shown = report.whole(calm)
     for part, found in RESULTS.items():
         rows = {row["key"]: row for row in found["rows"]}
         targets = {key: row["target"] for key, row in rows.items() if row["target"]}
@@ -72,6 +73,9 @@ def test_busy_and_small_runs_are_marked() -> None:
     for text_of in (found(calm=False), found(quick=True)):
         assert "**Not final: predictions.**" in text_of
         assert " ms † |" in text_of
+        assert "| open † |" in text_of
+        assert "**no**" not in text_of
+        assert "targets that are missed" not in text_of.lower()
     assert machine.Quiet(0.7, 0.1, 0).calm
     assert not machine.Quiet(0.8, 0.0, 0).calm
     assert not machine.Quiet(0.1, 0.5, 0).calm
