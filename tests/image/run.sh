@@ -86,7 +86,8 @@ say "Building the image; at most $((build_limit / 60)) minutes. All that is prin
 # One commit for each stage: nothing would use the layers in between a second time.
 layers=()
 [ "$engine" = docker ] || layers=(--layers=false)
-ENGINE=$engine ENGINE_OPTIONS="${options[*]}" BASE=$base \
+mkdir "$work/tmp" # what podman would leave in /var/tmp
+ENGINE=$engine ENGINE_OPTIONS="${options[*]}" BASE=$base TMPDIR=$work/tmp \
     timeout "$build_limit" "$root/kind/image/build.sh" "$tag" "${layers[@]}" 2>&1 | tee "$folder/build.log" |
     grep --line-buffered -E '^(\[[12]/2\] )?STEP|^#[0-9]+ \[' |
     while IFS= read -r line; do say "  ${line:0:100}"; done ||
