@@ -84,6 +84,9 @@ def described(results: Mapping[str, Part]) -> str:
         machines.setdefault(_machine(found["machine"]), []).append(PARTS[part].lower())
     for told, parts in machines.items():
         lines.append(told if len(machines) == 1 else f"{', '.join(parts)}: {told}")
+    taken = sum(found["seconds"] for found in results.values())
+    if taken:
+        lines.append(f"All parts together took {taken // 60} min {taken % 60} s.")
     busy = [part for part, found in results.items() if not _final(part, found)]
     if busy:
         named = ", ".join(PARTS[part].lower() for part in busy)

@@ -22,7 +22,7 @@ def test_every_method_is_measured_on_a_committed_artefact() -> None:
         assert artifacts.exists(case.dataset, case.explainer)
         assert case.model is None or artifacts.exists(case.dataset, case.model)
     assert {case.method for case in cases(["TreeShap", "ALE"])} == {"TreeShap", "ALE"}
-    assert [case.rows for case in found if case.explainer == "network"] == [1, BATCH]
+    assert [case.rows for case in found if case.explainer == "network"] == [1, BATCH, BATCH]
 
 
 def test_what_is_measured_is_what_the_server_counts() -> None:
