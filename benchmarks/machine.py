@@ -22,7 +22,7 @@ LIBRARIES = (
     *("uvicorn", "aiohttp", "orjson"),
 )
 CALM_LOAD = 0.7  # load average of the last minute, before anything of ours runs
-CALM_OTHERS = 0.15  # cores that other processes use meanwhile
+CALM_OTHERS = 0.2  # cores that other processes use meanwhile
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,12 @@ PARTS = {
     "profiles": "Profiles",
 }
 
+PROFILED = (
+    "By py-spy, of the threads that run Python. On the left what runs itself, on the right functions of ours with all "
+    "that they call; the two columns have nothing to do with each other. `Runner.run` is the event loop: its sockets, and "
+    "its waiting where a server is not busy; `_worker` is a thread that waits for work; `quick_execute` is TensorFlow."
+)
+
 Part = Mapping[str, Any]
 
 
@@ -72,7 +78,7 @@ def whole(results: Mapping[str, Part]) -> str:
     if paper:
         blocks += ["## On paper: 10,000 predictions a second", paper]
     if "profiles" in results:
-        blocks += [f"## {PARTS['profiles']}", of_part(results["profiles"])]
+        blocks += [f"## {PARTS['profiles']}", PROFILED, of_part(results["profiles"])]
     return "\n\n".join(block for block in blocks if block)
 
 

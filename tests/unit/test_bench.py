@@ -27,6 +27,9 @@ def test_the_readme_is_made_of_the_committed_results() -> None:
     readme = report.README.read_text(encoding="utf-8")
     assert report.filled(readme, RESULTS) == readme, "run `python -m benchmarks --report`"
     assert set(RESULTS) <= set(bench.PARTS) == set(report.PARTS)
+    assert f"at most {machine.CALM_LOAD} as the run begins" in readme
+    assert f"at most {machine.CALM_OTHERS} cores meanwhile" in readme
+    assert set(re.findall(r"^\| `(\w+)` \|", readme, re.MULTILINE)) == set(bench.PARTS)
 
 
 TARGETS = {
