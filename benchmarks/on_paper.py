@@ -79,7 +79,7 @@ def told(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"That is {text(cores)} cores and {text(gib)} GiB, {nodes} nodes of {NODE[0]} cores and {NODE[1]} GiB, "
             f"and {megabits:.1f} Gbit/s of JSON into the gateways alone: every one of the parts behind them reads "
             "the same again.",
-            f"- Checked: from what one core shows, two should serve {error['limit']}, {error['value']:+.0f} %. "
+            f"- Checked on two cores, from what one core shows: {error['limit']}, {error['value']:+.0f} %. "
             "The model knows nothing of caches, of batches that grow with the load, nor of a network.\n"
             f"- The drift detector holds its window in one process, and takes {text(drift['per_core'])} "
             f"predictions/s on a core: at {WANTED:,} it can see 1 in {math.ceil(WANTED / drift['per_core'] / FULL)}, "
@@ -88,6 +88,6 @@ def told(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"predictions/s. {text(broker['cores'])} cores is what its work amounts to; on Kubernetes it is Knative's, "
             "over Kafka, whose cost these figures do not know. So it is with the payload log and Elasticsearch.\n"
             "- What to do first at that rate: log a sample of the payloads, not all; TensorFlow Serving's own server "
-            "and gRPC instead of JSON, which is most of what the gateway and the detectors read.",
+            "and gRPC instead of JSON.",
         )
     )
