@@ -30,7 +30,8 @@ PARTS = {
 PROFILED = (
     "By py-spy, of the threads that run Python. On the left what runs itself, on the right functions of ours with all "
     "that they call; the two columns have nothing to do with each other. `Runner.run` is the event loop: its sockets, "
-    "and its waiting where a server is not busy; `_worker` is a thread that waits for work; `quick_execute` is TensorFlow."
+    "and its waiting where a server is not busy; `_worker` is a thread that waits for work; `quick_execute` "
+    "is TensorFlow."
 )
 
 Part = Mapping[str, Any]
