@@ -8,5 +8,6 @@ dashboards.draw("manifests/monitoring/dashboards/serving.json", cluster, minutes
 
 from helpers.dashboards.drawing import draw
 from helpers.dashboards.settling import settle
+from helpers.dashboards.window import window
 
-__all__ = ["draw", "settle"]
+__all__ = ["draw", "settle", "window"]

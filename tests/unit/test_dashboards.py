@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -861,3 +862,16 @@ def test_statistical_figures_are_those_of_scikit_learn(
     recalls = recall_score(truths, answers, average=None)
     assert first[:2] == ["CLASS_0", str(np.sum(truths == 0))]
     assert first[6] == formats.text(float(recalls[0]), percent)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "at_least", "wanted"),
+    [(["1s", "1s"], "2s", "2s"), (["1s", "15s"], "2s", "30s"), (["1s"], "1m30s", "90s")],
+)
+def test_a_window_holds_two_scrapes(
+    fake: FakePrometheus, intervals: list[str], at_least: str, wanted: str
+) -> None:
+    fake.targets = [{"labels": {}, "scrapeInterval": interval} for interval in intervals]
+    stack = SimpleNamespace(prometheus_url=fake.url)
+    assert dashboards.window(stack, at_least) == wanted
+    assert dashboards.window(SimpleNamespace(prometheus_url=None), at_least) == at_least

@@ -179,7 +179,8 @@ def test_the_cluster_gets_all_that_the_manifests_need(
     told = kind["ConfigMap", source["configMapRef"]["name"]]
     assert told["metadata"]["namespace"] == logger["metadata"]["namespace"]
     # It goes where kind/components puts it, under the name that the logger reads.
-    ((name, url),) = told["data"].items()
+    ((name, url), _) = sorted(told["data"].items())
+    assert told["data"]["PAYLOAD_LOG_KEEP_DAYS"] == "30"
     assert name in Path(payload_log.__file__).read_text(encoding="utf-8")
     services = [
         one.content
