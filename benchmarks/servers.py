@@ -253,7 +253,7 @@ class Servers:
                 return False
             return broker.metrics().value("broker_backlog_events") == 0
 
-        wait_for(empty, "all payload events to be delivered", seconds=DRAIN_SECONDS, every=0.1)
+        wait_for(empty, "all payload events to be delivered", seconds=DRAIN_SECONDS)
 
 
 def protocol_of(dataset: str, name: str) -> str:

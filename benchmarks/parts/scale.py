@@ -20,7 +20,7 @@ from helpers.serving.common.events import REQUEST_TYPE
 from helpers.stack.interface import NAMESPACE
 
 CONCURRENCY = 32
-CLIENT = "load generator"
+CLIENT = "load generator"  # and the scrapes by which the last delivery is seen
 WANTED = 10_000  # predictions a second
 FULL = 0.6  # how busy cores may be: queues grow without limit as this nears 1
 EXPLAINED = 0.001  # share of the predictions that is explained
