@@ -92,10 +92,11 @@ def answer(
 def _with_reason(data: dict[str, Any], threshold: float) -> dict[str, Any]:
     raw = data["raw"]
     if not len(raw["feature"]):
-        kept, drawn = float(np.max(data["precision"])), int(raw["num_preds"])
+        # Not alibi's `num_preds`: that is the size of its buffer, not how many were drawn.
+        kept = float(np.max(data["precision"]))
         return {
             **data,
-            "reason": f"The anchor is empty: nothing has to be held. Of {drawn} inputs drawn around this one "
+            "reason": "The anchor is empty: nothing has to be held. Of the inputs drawn around this one "
             f"with nothing held, {kept:.1%} kept the prediction, and the threshold is {threshold:g}.",
         }
     if not raw.get("success", True):
