@@ -140,7 +140,8 @@ class Stack(ABC):
 
         `seq` grows from event to event. `matched` and `waiting` are the triggers that the event is for, and
         those that it still waits for; None on a cluster, whose broker does not tell. There, events are what
-        the payload logger has got from its trigger: none arrives while that one is gone or filters it out.
+        Deployment `event-log` of kind/up has got from its own trigger, which filters nothing and stays when
+        the payload logger goes. `wait` waits for it too where a broker is waited for.
         """
 
     def copy(self, name: str, path: str, to: Path) -> Path:

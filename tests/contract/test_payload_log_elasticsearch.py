@@ -26,6 +26,7 @@ from tests.fakes.elasticsearch import FakeElasticsearch
 pytestmark = pytest.mark.timeout(60)
 
 INDEX = "inference-log-seldon-seldon-cifar10-default"
+OWN_EVENTS, BROKER_EVENTS = "inference-events-seldon", "broker-events-walkthrough"
 EXTENSIONS = {
     "modelid": "resnet32",
     "inferenceservicename": "cifar10",
@@ -81,14 +82,29 @@ def test_feedback_is_completed_from_the_log_and_from_elasticsearch_itself(
             reader.close()
 
 
-def test_the_stack_on_a_cluster_reads_the_events(server: Any, elastic: FakeElasticsearch) -> None:
+@pytest.fixture
+def event_log(
+    start_server: Callable[..., Any], elastic: FakeElasticsearch, monkeypatch: pytest.MonkeyPatch
+) -> Any:
+    """As manifests/overlays/kind-logging has it."""
+    with monkeypatch.context() as patch:
+        patch.setenv("PAYLOAD_LOG_ELASTICSEARCH_URL", elastic.url)
+        patch.setenv("PAYLOAD_LOG_EVENTS_ONLY", "walkthrough")
+        return start_server(MODULE)
+
+
+def test_the_stack_on_a_cluster_reads_the_events(
+    event_log: Any, elastic: FakeElasticsearch
+) -> None:
     names = {"requestid": "r1", "namespace": "walkthrough"}
     sent = [
         new_event(type, "http://source/", {"instances": [[n]]}, **names)
         for n, type in enumerate((REQUEST_TYPE, RESPONSE_TYPE, "io.seldon.another"))
     ]
     for event in [*sent, sent[0]]:
-        assert send(server, event).status_code == 200
+        answer = send(event_log, event)
+        assert (answer.status_code, answer.content) == (200, b"")
+    assert list(elastic.indices) == ["broker-events-walkthrough"]
     elastic.refresh()
     found = events(elastic.url, limit=10, data=True)
     assert [one["attributes"] for one in found] == [one.attributes() for one in reversed(sent)]
@@ -97,6 +113,46 @@ def test_the_stack_on_a_cluster_reads_the_events(server: Any, elastic: FakeElast
     (one,) = events(elastic.url, limit=10, data=False, type=RESPONSE_TYPE, request_id="r1")
     assert "data" not in one
     assert events(elastic.url, limit=10, data=False, request_id="r2") == []
+    told = httpx.get(f"{event_log.url}/metrics").text
+    assert "event_log_events_total 3.0" in told
+    assert "event_log_duplicates_total 1.0" in told
+    # What monitors, alerts and panels count as the payload logger's is not counted twice.
+    assert "payload_log_events_total" not in told
+    assert httpx.get(f"{event_log.url}/v1/counts").status_code == 404
+
+
+@pytest.mark.parametrize("first", ["event_log", "server"])
+def test_the_payload_logger_knows_nothing_of_what_only_the_event_log_got(
+    server: Any, event_log: Any, elastic: FakeElasticsearch, first: str
+) -> None:
+    """Its trigger passes responses; the event log's passes all."""
+    request = an_event(REQUEST_TYPE, {"instances": [[1.0]]})
+    response = an_event(RESPONSE_TYPE, {"predictions": [[0.5]]})
+    both = {"event_log": (event_log, server), "server": (server, event_log)}[first]
+    assert send(event_log, request).status_code == 200
+    for one in both:
+        assert send(one, response).status_code == 200
+    (document,) = httpx.get(f"{server.url}/v1/requests/r1").json()["documents"]
+    assert "request" not in document["_source"]
+    assert document["_source"]["response"]["instance"] == [0.5]
+    assert elastic.documents(INDEX) == {"r1": document["_source"]}
+    assert httpx.get(f"{server.url}/v1/counts").json()["counts"][INDEX]["request"] == 0
+    assert "payload_log_duplicates_total 0.0" in httpx.get(f"{server.url}/metrics").text
+    assert [len(elastic.documents(name)) for name in (OWN_EVENTS, BROKER_EVENTS)] == [1, 2]
+
+
+def test_events_only_is_of_elasticsearch(root: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", MODULE, "--port=0", f"--state={tmp_path}", "--events-only=x"],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        cwd=root,
+    )
+    assert done.returncode == 1
+    assert "payload-log: events only" in done.stderr
+    assert "PAYLOAD_LOG_ELASTICSEARCH_URL" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_outage_is_a_503_with_a_live_process_and_ends_by_itself(

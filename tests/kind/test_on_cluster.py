@@ -22,6 +22,7 @@ from helpers.serving.common.polling import wait_for
 from helpers.stack.documents import ROOT
 from helpers.stack.kind import objects
 from helpers.stack.kind.client import KindStack
+from helpers.stack.kind.events import EVENT_LOG
 from helpers.traffic import send
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
@@ -93,7 +94,7 @@ def test_applying_again_changes_nothing(stack):
 def test_every_server_is_ready(stack):
     found = {one.name: one for one in stack.status()}
     assert {name: one.state for name, one in found.items()} == dict.fromkeys(
-        (MODEL, "outlier-vae", "payload-logger"), "ready"
+        (MODEL, EVENT_LOG, "outlier-vae", "payload-logger"), "ready"
     )
     assert found[MODEL].owner == "SeldonDeployment/cifar10"
     assert stack.logs(MODEL, 5)
@@ -238,7 +239,7 @@ def test_down_takes_away_what_was_applied_and_nothing_else(stack):
     """The last test: the fixture's own `down` has nothing left to do."""
     stack.down()
     assert stack.is_empty
-    assert not [one for one in stack.status() if one.state != "stopping"]
+    assert [one.name for one in stack.status() if one.state != "stopping"] == [EVENT_LOG]
     stack.check()  # the namespace stays
     with pytest.raises(StackError, match="Nothing here is called 'cifar10'"):
         stack.url("cifar10")

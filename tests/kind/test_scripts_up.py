@@ -107,6 +107,7 @@ def test_steps_are_done_in_this_order(whole: SimpleNamespace) -> None:
             "statefulset/elasticsearch --timeout",
             "overlays/kind-core",
         ),
+        ("overlays/kind-logging", "deployment/event-log --timeout", "manifests/monitoring"),
     ],
 )
 def test_it_waits_for_what_the_next_step_needs(
@@ -275,6 +276,7 @@ def test_parts_that_were_not_asked_for_are_left_out(sandbox) -> None:
         "kube-prometheus-stack",
         "elasticsearch.yaml",
         "kind-logging",
+        "event-log",
         "manifests/monitoring",
     ):
         assert absent not in calls

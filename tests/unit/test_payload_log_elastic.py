@@ -575,6 +575,33 @@ def test_what_is_older_is_removed(
     assert elastic.documents(EVENTS) == {}
 
 
+def test_an_events_only_log_leaves_the_indices_of_the_other_alone(
+    elastic: FakeElasticsearch, registry: CollectorRegistry
+) -> None:
+    written(elastic, registry, REQUEST)
+    # Not its own, so that it does not mind.
+    elastic.indices["inference-events-old"] = {"mappings": {}, "documents": {}}
+
+    async def scenario() -> None:
+        store = ElasticsearchStore(Client(elastic.url), CollectorRegistry(), "Team A")
+        await store.start()
+        try:
+            await until(lambda: store.problem is None, "Elasticsearch to be ready")
+            assert [await store.add(one, None) for one in (REQUEST, REQUEST)] == [True, False]
+            (kept,) = elastic.documents("broker-events-team_a").values()
+            assert kept.keys() == {"seq", "arrived", "attributes", "bytes", "data"}
+            assert len(elastic.documents("inference-events-seldon")) == 1
+            elastic.refresh()
+            await asyncio.sleep(0.01)  # `arrived` counts milliseconds
+            assert await store.expire(time.time(), None) == 1
+        finally:
+            await store.close()
+
+    asyncio.run(scenario())
+    assert elastic.documents("broker-events-team_a") == {}
+    assert len(elastic.documents(EVENTS)) == len(elastic.documents(INDEX)) == 1
+
+
 def test_removing_waits_for_elasticsearch_to_be_ready(
     elastic: FakeElasticsearch, registry: CollectorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,6 +3,8 @@
     python -m helpers.serving.payload_log --port 8082 --state FOLDER
     PAYLOAD_LOG_ELASTICSEARCH_URL=http://host:9200 python -m helpers.serving.payload_log --port 8082
 
+With `--events-only NAMESPACE`, in Elasticsearch, it writes events as they come and nothing else.
+
 Seldon dropped its own request logger in 1.14; this one keeps its index names and the shape of its
 documents.
 

@@ -20,7 +20,7 @@ from helpers.serving.common.metrics import new_registry
 from helpers.serving.common.server import run
 from helpers.serving.common.sqlite import SWITCH_SECONDS
 from helpers.serving.payload_log.retention import KEEP_DAYS, KEEP_MIB, Retention, kept_within
-from helpers.serving.payload_log.server import routes
+from helpers.serving.payload_log.server import event_routes, routes
 from helpers.serving.payload_log.store import Store
 
 NAME = "payload-log"
@@ -32,7 +32,10 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 
 def make_app(
-    folder: Path | None, elasticsearch_url: str = "", bounds: Retention | None = None
+    folder: Path | None,
+    elasticsearch_url: str = "",
+    bounds: Retention | None = None,
+    events_only: str = "",
 ) -> Starlette:
     """Return the payload log's ASGI app.
 
@@ -40,15 +43,22 @@ def make_app(
         folder: of the log in SQLite.
         elasticsearch_url: where the log is kept in place of a folder.
         bounds: how much is kept; by default as the options have it.
+        events_only: namespace of a broker whose events are kept as they come, and nothing else of them.
 
     Raises:
-        ServingError: the folder cannot be used, there is none, or the URL is none.
+        ServingError: the folder cannot be used, there is none, the URL is none, or only events are to
+            be kept and not in Elasticsearch.
     """
     registry = new_registry()
     bounds = bounds or default_bounds(elasticsearch_url)
     if elasticsearch_url:
-        store = _elasticsearch(elasticsearch_url, registry)
+        store = _elasticsearch(elasticsearch_url, registry, events_only)
         bounds = replace(bounds, mib=0)
+    elif events_only:
+        raise ServingError(
+            "events only (PAYLOAD_LOG_EVENTS_ONLY, --events-only) are kept in Elasticsearch, not in SQLite: "
+            "say where that is in PAYLOAD_LOG_ELASTICSEARCH_URL."
+        )
     else:
         store = _sqlite(folder)
 
@@ -61,7 +71,7 @@ def make_app(
 
     return create_app(
         NAME,
-        routes(store, registry),
+        event_routes(store, registry) if events_only else routes(store, registry),
         not_ready=lambda: store.problem,
         registry=registry,
         lifespan=lifespan,
@@ -86,11 +96,11 @@ def _sqlite(folder: Path | None) -> Store:
     return SQLiteStore(folder)
 
 
-def _elasticsearch(url: str, registry: CollectorRegistry) -> Store:
+def _elasticsearch(url: str, registry: CollectorRegistry, events_only: str) -> Store:
     from helpers.serving.payload_log.elastic.client import Client
     from helpers.serving.payload_log.elastic.store import ElasticsearchStore
 
-    return ElasticsearchStore(Client(url, os.environ.get(KEY, "")), registry)
+    return ElasticsearchStore(Client(url, os.environ.get(KEY, "")), registry, events_only)
 
 
 @app.command()
@@ -104,6 +114,15 @@ def serve(
         typer.Option(
             envvar="PAYLOAD_LOG_ELASTICSEARCH_URL",
             help=f"http(s)://host:port; keeps the log there, not in SQLite. {KEY} is an API key of it.",
+        ),
+    ] = "",
+    events_only: Annotated[
+        str,
+        typer.Option(
+            envvar="PAYLOAD_LOG_EVENTS_ONLY",
+            metavar="NAMESPACE",
+            help="Namespace of a broker: keep each of its events as it comes, in the index"
+            " broker-events-NAMESPACE of Elasticsearch, and nothing else of them; nothing is answered then.",
         ),
     ] = "",
     keep_days: Annotated[
@@ -134,7 +153,7 @@ def serve(
     def build() -> Starlette:
         try:
             bounds = replace(default_bounds(elasticsearch_url, keep_days), mib=keep_mib)
-            return make_app(state, elasticsearch_url, bounds)
+            return make_app(state, elasticsearch_url, bounds, events_only)
         except ServingError as problem:
             sys.exit(f"{NAME}: {problem}")
 

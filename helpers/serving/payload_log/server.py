@@ -1,6 +1,6 @@
 """The payload log over HTTP.
 
-POST /                         one CloudEvent; answered by an empty 200
+POST /                         one CloudEvent; answered by an empty 200. Of an events-only log, all there is
 GET  /<index>/_doc/<id>        one document, as Elasticsearch answers
 GET  /v1/requests/<id>         all documents of a request  ?index
 GET  /v1/documents             ?index since until (RFC 3339) kind outlier limit
@@ -93,6 +93,19 @@ def routes(store: Store, registry: CollectorRegistry) -> list[Route]:
         Route("/v1/counts", _available(counts), methods=["GET"]),
         Route("/{index}/_doc/{id:path}", _available(document), methods=["GET"]),
     ]
+
+
+def event_routes(store: Store, registry: CollectorRegistry) -> list[Route]:
+    """Return the routes over a store that keeps events only: whatever a broker has is taken."""
+    taken = Counter("event_log_events", "Events kept.", registry=registry)
+    again = Counter("event_log_duplicates", "Events that were there already.", registry=registry)
+
+    async def take(request: Request) -> Response:
+        event = from_http(dict(request.headers), await read_body(request))
+        (taken if await store.add(event, None) else again).inc()
+        return Response(status_code=200)
+
+    return [Route("/", _available(take), methods=["POST"])]
 
 
 def _available(handler: Handler) -> Handler:

@@ -161,7 +161,7 @@ class KindStack(Stack):
     ) -> list[dict[str, Any]]:
         if broker != "default":
             raise StackError(
-                f"On a cluster the events of the broker {broker!r} are not known: the payload logger writes down "
+                f"On a cluster the events of the broker {broker!r} are not known: the event log writes down "
                 "those that its trigger brings, and that one is of the broker default."
             )
         return event_log.events(

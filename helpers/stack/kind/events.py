@@ -1,4 +1,4 @@
-"""What the broker took, as the payload logger wrote it to Elasticsearch."""
+"""What the broker took, as the event log of kind/up wrote it to Elasticsearch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from helpers.errors import StackError
 from helpers.stack.interface import NAMESPACE
 from helpers.stack.kind.kinds import LOGGING
 
-INDEX = f"inference-events-{NAMESPACE}"
+# Not the payload logger's inference-events-…: its trigger may filter, and notebooks delete it.
+INDEX = f"broker-events-{NAMESPACE}"
+EVENT_LOG = "event-log"  # its Deployment, Service and Trigger
 TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 MOST = 10_000  # Elasticsearch's own limit of one search
 _ATTRIBUTES = {"type": "type", "request_id": "requestid"}
@@ -25,8 +27,8 @@ def events(
 ) -> list[dict[str, Any]]:
     """Return events, newest first.
 
-    `seq` is the payload logger's number of the event, the newest being the largest; `matched` and `waiting`
-    are None: only the broker would know, and Knative's tells nobody. An event is here once the logger has
+    `seq` is the event log's number of the event, the newest being the largest; `matched` and `waiting`
+    are None: only the broker would know, and Knative's tells nobody. An event is here once that log has
     it, and Elasticsearch shows it a second later.
 
     Args:
@@ -52,7 +54,7 @@ def events(
         "track_total_hits": False,
         "_source": ["seq", "arrived", "attributes", "bytes", *(["data"] if data else [])],
     }
-    # An index that is not there has no events: the payload logger makes it with the first.
+    # An index that is not there has no events: the event log makes it with the first.
     found = _search(f"{url}/{INDEX}/_search?ignore_unavailable=true", query)
     return [_event(hit, data) for hit in found["hits"]["hits"]]
 
@@ -78,7 +80,7 @@ def _search(url: str, query: dict[str, Any]) -> dict[str, Any]:
             answer = http.post(url, json=query)
     except httpx.HTTPError as problem:
         raise StackError(
-            f"Elasticsearch at {url.partition('/inference')[0]} does not answer "
+            f"Elasticsearch at {url.partition(f'/{INDEX}')[0]} does not answer "
             f"({str(problem) or type(problem).__name__}); events are read from there. "
             f"`make kind-up PARTS={LOGGING}` installs it."
         ) from problem

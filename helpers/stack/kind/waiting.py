@@ -12,6 +12,7 @@ from helpers.serving.common.polling import WaitError, wait_for
 from helpers.stack.interface import NAMESPACE
 from helpers.stack.kind import objects, pods
 from helpers.stack.kind.connection import Api, Object
+from helpers.stack.kind.events import EVENT_LOG
 from helpers.stack.kind.kinds import (
     BROKER,
     DEPLOYMENT,
@@ -85,7 +86,8 @@ def _lacks(
 ) -> list[Lack]:
     there = _of_names(api, names) if names else _of_all(api, applied)
     deployments = api.list(DEPLOYMENT)
-    found = [lack for kind, one in there for lack in lacks(kind, one, deployments)]
+    looked_at = there + _event_log(api, there)
+    found = [lack for kind, one in looked_at for lack in lacks(kind, one, deployments)]
     missing = set(names) - {one["metadata"]["name"] for _, one in there}
     if missing:
         raise StackError(f"Nothing here is called {min(missing)!r}; there is {known(api)}.")
@@ -108,6 +110,15 @@ def _of_names(api: Api, names: Sequence[str]) -> list[tuple[Kind, Object]]:
     asked = [(kind, name) for kind in NAMED if api.knows(kind) for name in names]
     found = [(kind, api.get(kind, name)) for kind, name in asked]
     return [(kind, one) for kind, one in found if one is not None]
+
+
+def _event_log(api: Api, there: list[tuple[Kind, Object]]) -> list[tuple[Kind, Object]]:
+    """The trigger that kind/up has put on a broker: before it is ready, `Stack.events()` gets nothing."""
+    brokers = {one["metadata"]["name"] for kind, one in there if kind == BROKER}
+    trigger = api.get(TRIGGER, EVENT_LOG) if brokers else None
+    if trigger is None or trigger["spec"]["broker"] not in brokers:
+        return []
+    return [(TRIGGER, trigger)]
 
 
 def _unrouted(ingress: str, deployment: Object) -> list[Lack]:

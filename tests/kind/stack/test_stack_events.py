@@ -1,4 +1,4 @@
-"""Events of a cluster: what the payload logger writes, read from the Elasticsearch that it writes to."""
+"""Events of a cluster: what the event log writes, read from the Elasticsearch that it writes to."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def elastic(stack) -> Iterator[FakeElasticsearch]:
 
 @pytest.fixture
 def log(elastic):
-    """Return log(*events): the payload logger's own store keeps them, in this order."""
+    """Return log(*events): the event log's own store keeps them, in this order."""
 
     async def write(events: tuple[CloudEvent, ...]) -> None:
-        store = ElasticsearchStore(Client(elastic.url), CollectorRegistry())
+        store = ElasticsearchStore(Client(elastic.url), CollectorRegistry(), "walkthrough")
         await store.start()
         async with asyncio.timeout(20):
             while store.problem is not None:
                 await asyncio.sleep(0.01)
             for event in events:
                 await store.add(event, None)
-            await store._refresh()
         await store.close()
+        elastic.refresh()
 
     return lambda *events: asyncio.run(write(events))
 
@@ -84,6 +84,13 @@ def test_an_event_that_is_delivered_again_is_one(stack, log):
     again = event("a")
     log(again, event("b"), again)
     assert [one["attributes"]["requestid"] for one in stack.events()] == ["b", "a"]
+
+
+def test_an_event_that_says_nothing_of_a_namespace(stack, log):
+    log(new_event("com.example.alarm", "http://x/", b"no JSON"))
+    (one,) = stack.events(data=True)
+    assert one["attributes"]["type"] == "com.example.alarm"
+    assert (one["bytes"], one["data"]) == (7, None)
 
 
 def test_verdicts_of_detectors(stack, log):

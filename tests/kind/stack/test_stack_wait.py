@@ -110,6 +110,26 @@ def test_a_trigger_without_its_broker(stack, cluster, manifest):
     stack.wait(timeout=60)
 
 
+def test_the_event_logs_trigger_is_waited_for_with_its_broker(stack, cluster, manifest):
+    stack.apply(manifest("eventing/broker.yaml"))
+    stack.wait(timeout=60)
+    (trigger,) = [
+        one.content
+        for one in documents.read([manifest("overlays/kind-logging/event-log.yaml")])
+        if one.content["kind"] == "Trigger"
+    ]
+    cluster.controllers.paused.add("knative")
+    cluster.change(cluster.store.apply, copy.deepcopy(trigger), "kind-up")
+    for names in ((), ("default",)):
+        assert "Trigger/event-log: Knative has not looked at it yet" in refusal(stack, *names)
+    stack.apply(manifest(LOGGER))
+    stack.wait("payload-logger", timeout=60)
+    cluster.change(cluster.store.edit, "Trigger", "event-log", ("spec", "broker"), "other", "x")
+    stack.wait(timeout=60)
+    stack.down()
+    assert cluster.store.get("Trigger", "event-log")  # kind/up's, which stays
+
+
 def test_knative_that_is_not_running(stack, cluster, manifest):
     cluster.controllers.paused.add("knative")
     stack.apply(manifest("eventing/broker.yaml"))

@@ -10,6 +10,10 @@ Two kinds of index, written together and acknowledged together:
 - `inference-events-<namespace>`: one document for each event, as it came. The payload log's own
   answers are put together from these, as they are from SQLite's rows, so that both answer the same.
 
+An events-only payload log (`--events-only NAMESPACE`) writes one document for each event to
+`broker-events-<NAMESPACE>`, of the same shape, and neither reads nor writes the indices above: what
+it is given, the ordinary one need not have been.
+
 - `client`      one connection pool, its limits, and errors without secrets
 - `templates`   the index templates, installed at the start
 - `operations`  what an event becomes: the lines of a bulk request

@@ -49,18 +49,7 @@ def operations(event: CloudEvent, part: Part | None, seq: int) -> Iterator[Opera
     """
     content = _content(event.data)
     namespace = event.extensions.get("namespace") or "unknown-namespace"
-    source = {
-        "seq": seq,
-        "arrived": _iso(seq),
-        "attributes": event.attributes(),
-        "bytes": len(event.data),
-        "data": content,
-    }
-    if part is not None:
-        source["part"] = _described(part)
-    yield _operation(
-        "event", "create", index_name(f"{EVENTS}{namespace}"), event_key(event), source
-    )
+    yield _event(event, content, part, index_name(f"{EVENTS}{namespace}"), seq)
     if part is None:
         return
     index = index_name(part.index)
@@ -72,6 +61,11 @@ def operations(event: CloudEvent, part: Part | None, seq: int) -> Iterator[Opera
             change = {"doc": later, "upsert": document}
         key = document_key(id)
         yield _operation("item", "update", index, key, change, retry_on_conflict=CONFLICT_RETRIES)
+
+
+def event_only(event: CloudEvent, index: str, seq: int) -> Operation:
+    """Return what keeps an event as it came, in this index, and nothing else of it."""
+    return _event(event, _content(event.data), None, index, seq)
 
 
 def event_key(event: CloudEvent) -> str:
@@ -97,6 +91,19 @@ def index_name(name: str) -> str:
         return allowed
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{written[: NAME_BYTES - 17].decode(errors='ignore')}-{digest}"
+
+
+def _event(event: CloudEvent, content: Any, part: Part | None, index: str, seq: int) -> Operation:
+    source = {
+        "seq": seq,
+        "arrived": _iso(seq),
+        "attributes": event.attributes(),
+        "bytes": len(event.data),
+        "data": content,
+    }
+    if part is not None:
+        source["part"] = _described(part)
+    return _operation("event", "create", index, event_key(event), source)
 
 
 def _operation(

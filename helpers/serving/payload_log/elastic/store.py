@@ -16,8 +16,8 @@ from helpers.serving.common.events import CloudEvent
 from helpers.serving.payload_log.elastic import queries, templates
 from helpers.serving.payload_log.elastic.bulk import BulkWriter, Metrics
 from helpers.serving.payload_log.elastic.client import Client, UnavailableError
-from helpers.serving.payload_log.elastic.operations import operations
-from helpers.serving.payload_log.elastic.templates import EVENTS, TEMPLATES
+from helpers.serving.payload_log.elastic.operations import event_only, index_name, operations
+from helpers.serving.payload_log.elastic.templates import BROKER_EVENTS, EVENTS, TEMPLATES
 from helpers.serving.payload_log.parts import KINDS, Part
 from helpers.serving.payload_log.store import Search, assemble, window
 
@@ -49,14 +49,19 @@ class ElasticsearchStore:
     Args:
         client: of Elasticsearch.
         registry: for metrics.
+        events_only: namespace of a broker: each event is kept in `broker-events-<namespace>`, and nothing
+            else of it. Nothing reads that through the store, nor touches the indices of others.
     """
 
     expire_every = EXPIRE_SECONDS
 
-    def __init__(self, client: Client, registry: CollectorRegistry) -> None:
+    def __init__(
+        self, client: Client, registry: CollectorRegistry, events_only: str | None = None
+    ) -> None:
         self.problem: str | None = f"Elasticsearch at {client.address} has not answered yet"
         self._client = client
         self._bulk = BulkWriter(client, Metrics(registry), self._lost)
+        self._only = index_name(f"{BROKER_EVENTS}{events_only}") if events_only else None
         self._seq = 0
         self._check = asyncio.Event()
         self._checking: asyncio.Task[None] | None = None
@@ -79,6 +84,8 @@ class ElasticsearchStore:
             raise UnavailableError(f"is not ready: {self.problem}")
         self._seq = max(time.time_ns(), self._seq + 1)
         with self._bulk.room(GROWTH * len(event.data)):
+            if self._only is not None:
+                return await self._bulk.write([event_only(event, self._only, self._seq)])
             return await self._bulk.write(operations(event, part, self._seq))
 
     async def documents(self, request_id: str, index: str | None) -> list[dict[str, Any]]:
@@ -133,7 +140,8 @@ class ElasticsearchStore:
             await asyncio.sleep(RETRY_SECONDS)
         removed = 0
         moment = datetime.datetime.fromtimestamp(before, datetime.UTC).isoformat()
-        for indices, name in EXPIRING:
+        expiring = EXPIRING if self._only is None else ((self._only, "arrived"),)
+        for indices, name in expiring:
             path = f"/{indices}/_delete_by_query?{LENIENT}&conflicts=proceed&max_docs={EXPIRE_DOCUMENTS}"
             query = {"range": {name: {"lt": moment}}}
             deleted = EXPIRE_DOCUMENTS
@@ -148,7 +156,7 @@ class ElasticsearchStore:
         while True:
             self._check.clear()
             try:
-                await templates.install(self._client)
+                await templates.install(self._client, self._only or f"{EVENTS}*")
             except UnavailableError as problem:
                 self._lost(problem)
             except (LookupError, TypeError, AttributeError):

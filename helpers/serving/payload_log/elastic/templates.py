@@ -19,8 +19,9 @@ from helpers.serving.payload_log.elastic.client import Client, UnavailableError
 
 log = logging.getLogger(__name__)
 
-VERSION = 1  # raise it with every change of a template
+VERSION = 2  # raise it with every change of a template
 EVENTS = "inference-events-"
+BROKER_EVENTS = "broker-events-"  # of an events-only payload log
 LEAST = 8  # major version of Elasticsearch
 
 _KEYWORD = {"type": "keyword"}
@@ -86,7 +87,7 @@ TEMPLATES: dict[str, dict[str, Any]] = {
         },
     },
     "payload-log-events": {
-        "index_patterns": [f"{EVENTS}*"],
+        "index_patterns": [f"{EVENTS}*", f"{BROKER_EVENTS}*"],
         "priority": 200,
         "version": VERSION,
         "template": {
@@ -125,8 +126,12 @@ TEMPLATES: dict[str, dict[str, Any]] = {
 }
 
 
-async def install(client: Client) -> None:
+async def install(client: Client, events: str = f"{EVENTS}*") -> None:
     """Install what is missing or older; what is there already stays.
+
+    Args:
+        client: of Elasticsearch.
+        events: the indices of events that are looked into, or written.
 
     Raises:
         UnavailableError: Elasticsearch does not answer, is another program or too old, does not
@@ -140,7 +145,7 @@ async def install(client: Client) -> None:
             continue
         await client.call("PUT", f"/_index_template/{name}", template)
         log.info("index template %s installed, version %d", name, VERSION)
-    path = f"/{EVENTS}*/_mapping?ignore_unavailable=true&allow_no_indices=true"
+    path = f"/{events}/_mapping?ignore_unavailable=true&allow_no_indices=true"
     _, made = await client.call("GET", path)
     for index, one in made.items():
         fields = one["mappings"].get("properties", {})
