@@ -41,6 +41,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "scikit-learn": ("scikit-learn", "joblib", "numpy"),
 }
 
+_taken: dict[tuple[str, str], Path] = {}  # by `take`: where these artefacts lie instead
+
 
 class FileRecord(BaseModel):
     """Checksum and size of one file of an artefact."""
@@ -97,7 +99,27 @@ def path(dataset: str, name: str) -> Path:
             raise ArtifactError(
                 f"{part!r} cannot name an artefact; plain names such as 'cifar10' and 'resnet32' can."
             )
-    return root() / dataset / name
+    return _taken.get((dataset, name), root() / dataset / name)
+
+
+def take(folder: Path) -> Artifact:
+    """Take an artefact from a folder that something else has filled, and from then on from nowhere else.
+
+    Its files are checked by `verify` and `load`, as those of every artefact.
+
+    Raises:
+        ArtifactError: there is no artefact in it.
+    """
+    try:
+        artifact = Artifact.model_validate_json((folder / RECORD).read_bytes())
+    except (ValidationError, OSError) as error:
+        raise ArtifactError(
+            f"{folder / RECORD} is not readable: {_reason(error)}. What is copied to {folder} has to be "
+            f"the whole folder of an artefact, {RECORD} too."
+        ) from error
+    path(artifact.dataset, artifact.name)  # refuses what is no name
+    _taken[artifact.dataset, artifact.name] = folder
+    return artifact
 
 
 def _command(dataset: str, name: str) -> str:

@@ -15,6 +15,8 @@ from helpers import artifacts
 from helpers.errors import ArtifactError
 
 BUCKET = "walkthrough"
+# Where the init container of Seldon's operator copies what modelUri names.
+DOWNLOADED = "/mnt/models"
 
 _REMOTE = re.compile(r"s3:(?://)?(?P<rest>[^/].*)")
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -67,6 +69,21 @@ def locate(uri: str) -> Location:
     if not location.folder.resolve().is_relative_to(artifacts.root().resolve()):
         raise ArtifactError(f"{uri!r} leads out of {artifacts.root()} by a link.")
     return location
+
+
+def locate_downloaded(uri: str) -> Location:
+    """As `locate`, or the artefact in the folder that Seldon's operator has filled.
+
+    The operator passes that folder in place of a modelUri. The artefact is then loaded from it, whatever
+    of the same name is below the folder of artefacts.
+
+    Raises:
+        ArtifactError: as `locate`, or there is no artefact in that folder.
+    """
+    if uri.rstrip("/") != DOWNLOADED:
+        return locate(uri)
+    artifact = artifacts.take(Path(DOWNLOADED))
+    return Location(artifact.dataset, artifact.name)
 
 
 def _parts_of_path(path: str) -> list[str]:

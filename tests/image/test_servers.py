@@ -149,6 +149,26 @@ def test_explainer_over_v2_by_its_manifest(start: Start) -> None:
     stops_in_time(server)
 
 
+def test_explainer_by_its_manifest(start: Start) -> None:
+    """With arguments as Seldon's operator passes them, and the folder that its init container fills."""
+    server = from_manifest(
+        start,
+        "explainers/credit-network-integrated-gradients.yaml",
+        9000,
+        arguments=(
+            *("--model_name=network", "--predictor_host=127.0.0.1:1", "--protocol=tensorflow.http"),
+            *("--http_port=9000", "--storage_uri=/mnt/models", "IntegratedGradients"),
+        ),
+        options=(f"--volume={artifacts.path('credit_risk', 'network')}:/mnt/models:ro",),
+    )
+    server.wait("/ready")
+    body = {"instances": np.zeros((2, 20)).tolist()}
+    answer = server.http.post("/v1/models/network:explain", json=body)
+    assert answer.status_code == 200, answer.text
+    assert np.shape(answer.json()["data"]["attributions"][0]) == (2, 20)
+    stops_in_time(server)
+
+
 def test_explainer_on_kserve_by_its_manifest(start: Start, model: Container) -> None:
     """With the arguments that KServe adds, and the folder that it downloads."""
     folder = artifacts.path("cifar10", "anchor_images") / "single"

@@ -251,6 +251,33 @@ def test_what_a_variant_changes(variant: str, rendered: Callable[[str], dict[Key
     assert changed == CHANGES[variant]
 
 
+def test_seldons_own_explainer_image_starts_as_it_is(
+    rendered: Callable[[str], dict[Key, Object]],
+) -> None:
+    changed = "SeldonDeployment", "cifar10"
+    ours, seldons = (
+        rendered(folder)[changed] for folder in ("explainers", "overlays/seldon-explainer")
+    )
+    container = f"{PREDICTOR}.explainer.containerSpec"
+    assert set(differences(ours, seldons)) == {
+        f"{container}.{name}" for name in ("image", "command", "env")
+    } | {
+        f"{container}.{name}Probe.{handler}"
+        for name in ("startup", "readiness", "liveness")
+        for handler in ("httpGet", "tcpSocket")
+    }
+    before, after = (
+        one["spec"]["predictors"][0]["explainer"]["containerSpec"] for one in (ours, seldons)
+    )
+    assert after["image"].startswith("seldonio/alibiexplainer:")
+    assert "command" not in after
+    assert [one for one in before["env"] if one not in after["env"]] == [
+        {"name": "SERVING_HOST", "value": "0.0.0.0"}
+    ]
+    for name in ("startup", "readiness", "liveness"):
+        assert after[f"{name}Probe"]["tcpSocket"] == {"port": "http"}
+
+
 UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 ORCHESTRATOR = {"cpu": "500m", "memory": "512Mi"}  # the operator's default
 

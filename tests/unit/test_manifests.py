@@ -471,6 +471,8 @@ def test_our_explain_server_takes_what_the_operator_makes_of_the_explainer(monke
     predictor = deployment["spec"]["predictors"][0]
     explainer = predictor["explainer"]
     assert "args" not in explainer["containerSpec"]  # the operator would overwrite them
+    assert explainer["containerSpec"]["command"] == ["python", "-m", "helpers.serving.explain"]
+    assert environment(explainer["containerSpec"])["SERVING_HOST"] == "0.0.0.0"
     arguments = [
         f"--model_name={predictor['graph']['name']}",
         "--predictor_host=cifar10-default.walkthrough:8000",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 import yaml
 
 from helpers import artifacts
+from helpers.errors import ArtifactError
+from helpers.serving import storage
 from helpers.serving.explain import cli
 from helpers.serving.explain.methods import METHODS, method_class
 from helpers.serving.storage import locate
@@ -54,6 +57,9 @@ def test_it_is_the_plain_model_with_an_explainer(file: str):
     assert explained == read(f"model/{FILES[file]}.yaml")
     assert explainer["containerSpec"]["name"] == f"{FILES[file]}-default-explainer"
     assert "args" not in explainer["containerSpec"]  # the operator would overwrite them
+    assert explainer["containerSpec"]["command"] == ["python", "-m", "helpers.serving.explain"]
+    host = {"name": "SERVING_HOST", "value": "0.0.0.0"}  # the operator passes no address
+    assert host in explainer["containerSpec"]["env"]
 
 
 @EACH
@@ -77,6 +83,33 @@ def test_our_server_takes_what_the_operator_makes_of_it(file: str):
         assert told[key] == json.loads(value)
     assert server.service.location == locate(explainer["modelUri"])
     artifacts.verify(server.service.location.dataset, server.service.location.name)
+
+
+@EACH
+def test_it_loads_what_the_operator_has_downloaded(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The operator copies what modelUri names to one folder and passes that."""
+    explainer = predictor(read(f"explainers/{file}.yaml"))["explainer"]
+    source = locate(explainer["modelUri"])
+    folder = tmp_path / "mnt" / "models"
+    shutil.copytree(source.folder, folder)
+    monkeypatch.setenv("ARTIFACTS_DIR", str(tmp_path))  # nothing else is there
+    monkeypatch.setattr(storage, "DOWNLOADED", str(folder))
+    monkeypatch.setattr(artifacts, "_taken", {})
+    args = cli.parser().parse_args(
+        [
+            *("--model_name=model", "--predictor_host=model.walkthrough:8000"),
+            *(f"--storage_uri={folder}", explainer["type"]),
+        ]
+    )
+    service = cli.build(args).service
+    assert service.location == source
+    service.method.load(service.location)
+
+    (folder / artifacts.RECORD).unlink()
+    with pytest.raises(ArtifactError, match=r"artifact\.json is not readable: No such file"):
+        cli.build(args)
 
 
 @pytest.mark.parametrize("file", PRODUCTION)

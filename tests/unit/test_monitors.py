@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "manifests"
 MONITORS = sorted((MANIFESTS / "monitoring" / "monitors").glob("*.yaml"))
 EXECUTOR = "seldonio/seldon-core-executor:1.19.0"
+SELDONS_EXPLAINER = "seldonio/alibiexplainer:1.19.0"
 # What the operator of Prometheus gives every target of a pod monitor.
 TARGET_LABELS = {"namespace", "container", "pod", "endpoint", "job", "instance"}
 
@@ -73,6 +74,8 @@ def pods() -> Iterator[tuple[str, dict[str, str], list[tuple[str, str, Ports]]]]
             name = f"{one['metadata']['name']}-{predictor['name']}"
             yield name, _seldon(name), [*_graph(predictor)]
             explainer = predictor["explainer"]["containerSpec"]
+            if name == "cifar10-default":  # as manifests/overlays/seldon-explainer has it
+                explainer["image"] = SELDONS_EXPLAINER
             described = (explainer["name"], explainer["image"], {"http": 9000})
             yield f"{name}-explainer", _seldon(f"{name}-explainer"), [described]
 

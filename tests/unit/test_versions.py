@@ -43,6 +43,8 @@ def images(file: Path) -> set[str]:
         found |= set(values_of(document, "image"))
         for variables in values_of(document, "env"):
             found |= {one["value"] for one in variables if one["name"] in IMAGE_VARIABLES}
+        if isinstance(document, list):  # the steps of a kustomization's patch
+            found |= {one["value"] for one in document if one["path"].endswith("/image")}
     return found
 
 

@@ -7,7 +7,8 @@
 After the method come its options, `explainer.config` in a manifest, and those of production, which every method
 has: see `production.settings`. What the environment may set besides:
 
-    STORAGE_URI                                      where --storage_uri is not given
+    STORAGE_URI                                      where --storage_uri is not given; Seldon's operator passes
+                                                     /mnt/models, where it has copied the artefact
     EXPLAIN_RANDOM_SEED, EXPLAIN_RANDOM_SEED_VALUE   True and a number: the seed of requests without one
     EXPLAIN_REUSE_PREDICTIONS                        false: ask the model about every sample, to compare
     SERVING_HOST                                     127.0.0.1, the address to listen on; in a container 0.0.0.0
@@ -33,7 +34,7 @@ from helpers.serving.explain.production.settings import ProductionSettings, read
 from helpers.serving.explain.reuse import ReusedPredictions
 from helpers.serving.explain.service import ExplainService
 from helpers.serving.payloads import SELDON, TENSORFLOW
-from helpers.serving.storage import locate
+from helpers.serving.storage import locate_downloaded
 
 DEFAULT_PORT = 9000
 
@@ -92,7 +93,7 @@ def build(args: argparse.Namespace) -> ExplainServer:
         if hasattr(method, "reuse"):
             method.reuse = reuse
     return ExplainServer(
-        ExplainService(args.model_name, method, locate(args.storage_uri), predictions),
+        ExplainService(args.model_name, method, locate_downloaded(args.storage_uri), predictions),
         method=args.method,
         options=read_options(kind.options, args),
         model_name=args.model_name,
