@@ -62,7 +62,7 @@ def check_shape(rows: np.ndarray, row_shape: tuple[int, ...] | None) -> None:
     if row_shape is not None and rows.shape[1:] != tuple(row_shape):
         takes = ", ".join(["n", *map(str, row_shape)])
         raise RequestError(
-            400, f"The instances have the shape {rows.shape}; this detector takes ({takes})."
+            400, f"The instances have the shape {rows.shape}; this server takes ({takes})."
         )
 
 
@@ -172,7 +172,7 @@ def _unnamed(value: Any) -> Any:
 def _seldon(body: dict) -> tuple[np.ndarray, str]:
     rows = read_seldon_message(body, "request")
     if isinstance(rows, list):
-        raise RequestError(400, "request.data holds text; this detector takes numbers.")
+        raise RequestError(400, "request.data holds text; this server takes numbers.")
     return rows, "request.data"
 
 
@@ -181,7 +181,7 @@ def _v2(body: dict) -> tuple[np.ndarray, str]:
     if not isinstance(inputs, list) or not inputs or not isinstance(inputs[0], dict):
         raise RequestError(400, 'Expected key "inputs" with a list of tensors in the request body.')
     if len(inputs) > 1:
-        raise RequestError(400, f"{len(inputs)} inputs were sent; this detector takes one.")
+        raise RequestError(400, f"{len(inputs)} inputs were sent; this server takes one.")
     tensor, where = inputs[0], "inputs[0]"
     if not {"shape", "datatype", "data"} <= tensor.keys():
         raise RequestError(400, f'{where} needs "shape", "datatype" and "data".')
