@@ -221,7 +221,7 @@ def test_interrupted_and_repeated(sandbox, until: Callable) -> None:
     process = sandbox.start("up", PARTS="core")
     until(lambda: (sandbox.fake / "hanging").is_file())
     os.killpg(process.pid, signal.SIGINT)
-    output, _ = process.communicate(timeout=10)
+    output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Interrupted in step 4 of 7, istio. make kind-up goes on from here" in output
 
@@ -240,7 +240,7 @@ def test_a_half_made_cluster_is_made_anew(sandbox, until: Callable) -> None:
     process = sandbox.start("up", PARTS="core")
     until(lambda: (sandbox.fake / "hanging").is_file())
     process.terminate()
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
 
     (sandbox.fake / "cluster").touch()  # a node is there, and kind lists it
     (sandbox.fake / "hang").unlink()

@@ -58,7 +58,9 @@ def test_those_of_the_broker(tmp_path: Path) -> None:
 def test_those_of_the_payload_log(tmp_path: Path) -> None:
     from helpers.serving.payload_log import cli as payload_log
 
-    assert documented("payload_log") == served(payload_log.make_app(tmp_path))
+    app = payload_log.make_app(tmp_path)
+    assert documented("payload_log") == served(app)
+    assert "/openapi.json" in {route.path for route in app.routes}
 
 
 def test_those_of_the_local_stack() -> None:

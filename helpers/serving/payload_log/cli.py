@@ -75,6 +75,7 @@ def make_app(
         not_ready=lambda: store.problem,
         registry=registry,
         lifespan=lifespan,
+        described_in=None if events_only else "helpers.serving.payload_log",
     )
 
 
