@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,11 @@ import pytest
 import helpers  # noqa: F401  (sets what TensorFlow reads at its first import)
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell starts its background processes with SIGINT ignored, as tests/run.sh does with half of the tests, and
+# what they start inherits that: scripts could not be interrupted.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
