@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import signal
 import threading
@@ -16,16 +17,17 @@ from helpers import artifacts
 from helpers.runner.execute import Kernel, Result, run_notebook
 from helpers.stack.documents import ROOT
 from helpers.stack.local.client import LocalStack
+from tests.notebooks.reduced import REDUCED
 
 SECONDS = 600
 AFTER = 0.3  # seconds from the start of a cell until it is interrupted
 
-# How each is interrupted: by the reader, or by the end of its kernel. Smaller values as tests/notebooks has.
-NOTEBOOKS = {
-    "02_deploy_model": (signal.SIGKILL, {"IMAGES": 40}),
-    "04_payload_events": (signal.SIGINT, {"REQUESTS": 30}),
-    "08_explain_anchor_images": (signal.SIGKILL, {"IMAGES": 2}),
-}
+# By the end of its kernel and by the reader, in turn.
+SIGNALS = itertools.cycle((signal.SIGKILL, signal.SIGINT))
+INTERRUPTED = [
+    pytest.param(name, sent, id=f"{name}-{sent.name}")
+    for name, sent in zip(REDUCED, SIGNALS, strict=False)
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,11 @@ def _own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(2 * SECONDS)
 @pytest.mark.usefixtures("_own_stack")
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_an_interrupted_notebook_runs_again(name: str, tmp_path: Path) -> None:
-    number, parameters = NOTEBOOKS[name]
+@pytest.mark.parametrize(("name", "number"), INTERRUPTED)
+def test_an_interrupted_notebook_runs_again(
+    name: str, number: signal.Signals, tmp_path: Path
+) -> None:
+    parameters = REDUCED[name]
     path = ROOT / "notebooks" / f"{name}.ipynb"
     cells = nbformat.read(path, as_version=4).cells
     code = [index for index, cell in enumerate(cells) if cell.cell_type == "code"]
