@@ -34,7 +34,7 @@ _STARTS = re.compile(r"__main__|: main$|common/server")  # below everything, so 
 
 
 def measure(quick: bool) -> Found:
-    """Profile gateway, model server, outlier detector and explainer; about a minute.
+    """Profile gateway, model server, broker, payload log, outlier detector and explainer; about a minute.
 
     Raises:
         WalkthroughError: py-spy cannot be had, or may not look at processes.
@@ -43,7 +43,8 @@ def measure(quick: bool) -> Found:
     seconds = 2 if quick else 4
     with Servers() as servers:
         model, broker, outlier = servers.model(), servers.broker(), servers.outlier()
-        servers.wait(model, broker, outlier)
+        payloads = servers.payload_log()
+        servers.wait(model, broker, outlier, payloads)
         servers.trigger(broker, "none", "http://127.0.0.1:9/", type="none")
         gateway = servers.gateway(model, broker)
         explainer = servers.explainer(
@@ -59,6 +60,10 @@ def measure(quick: bool) -> Found:
         def predictions() -> None:
             send(target, plain, concurrency=32, seconds=seconds + 2)
 
+        def logged_predictions() -> None:
+            requests = [target.request(body) for body in kept]
+            send(target, requests, concurrency=32, seconds=seconds + 2)
+
         def verdicts() -> None:
             send(judge, judged, concurrency=4, seconds=seconds + 2, count=len(judged))
 
@@ -69,15 +74,23 @@ def measure(quick: bool) -> Found:
             for number in range(12 * seconds):
                 client.ask(number)
 
-        for server, load, what in (
+        loads: tuple[tuple[Server, Callable[[], object], str], ...] = (
             (gateway, predictions, "gateway, 32 predictions at once, no logging"),
-            (gateway, lambda: send(target, [target.request(b) for b in kept], concurrency=32,
-                                   seconds=seconds + 2), "gateway, the same with payload logging"),
+            (gateway, logged_predictions, "gateway, the same with payload logging"),
             (model, predictions, "model server behind the gateway, 32 predictions at once"),
             (outlier, verdicts, "outlier detector, events of one image, 4 at once"),
             (explainer, explanations, "explainer, AnchorImages, one after the other"),
-        ):  # fmt: skip
+        )
+        delivered: tuple[tuple[Server, Callable[[], object], str], ...] = (
+            (broker, logged_predictions, "broker, 32 predictions at once and their payloads"),
+            (payloads, logged_predictions, "payload log, the same"),
+        )
+        for server, load, what in loads:
             found.tables.append(_profiled(server, load, what, seconds))
+        servers.trigger(broker, "payload-logger", payloads.url)
+        for server, load, what in delivered:
+            found.tables.append(_profiled(server, load, what, seconds))
+            servers.drain(broker, gateway)
         client.close()
     return found
 
