@@ -1,4 +1,4 @@
-"""The commands `run` and `notebooks`."""
+"""Run the notebooks, on copies (`run`, as `make run` does) or in their place (`notebooks`)."""
 
 from __future__ import annotations
 
@@ -152,9 +152,9 @@ def _execute(
             screen.table(results, shown)
         sys.exit(INTERRUPTED)
     try:
-        for result in results:
+        for path, result in zip(plans, results, strict=True):
             if result.output.exists():
-                write_html(result.output)
+                write_html(result.output, path.parent)
     finally:
         screen.table(results, shown)
     if any(result.error for result in results):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 SHOWN_LINES = 12  # of a failing cell
+_LINK = re.compile(r"\]\((?![a-z]+:|[#/])([^)#\s]+)")  # a relative one, without its anchor
 
 
 class Screen:
@@ -92,18 +95,39 @@ class Screen:
         self.console.print(f"Executed copies: {folder}", highlight=False, soft_wrap=True)
 
 
-def write_html(executed: Path) -> Path:
-    """Write the HTML page of an executed notebook beside it; pictures are inside the page."""
+def write_html(executed: Path, source: Path) -> Path:
+    """Write the HTML page of an executed notebook beside it; pictures are inside the page.
+
+    Args:
+        executed: the executed copy.
+        source: the folder that its relative links start from. On the page they lead to the pages of
+            the notebooks of this run, and to files in the repository.
+    """
     import nbformat
     from nbconvert.exporters import HTMLExporter
 
     notebook = nbformat.read(executed, as_version=4)
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = _LINK.sub(
+                lambda link: f"]({_seen_from(executed.parent, source, link[1])}", cell.source
+            )
     page, _ = HTMLExporter(embed_images=True).from_notebook_node(
         notebook, resources={"metadata": {"name": executed.stem}}
     )
     target = executed.with_suffix(".html")
     target.write_text(page, encoding="utf-8")
     return target
+
+
+def _seen_from(folder: Path, source: Path, link: str) -> str:
+    """Return a link of the notebooks in `source` as a page in `folder` has to have it."""
+    file = source / link
+    if not file.exists():
+        return link
+    if (folder / link).is_file() and file.suffix == ".ipynb":
+        return str(Path(link).with_suffix(".html"))
+    return Path(os.path.relpath(file, folder)).as_posix()
 
 
 def _headings(cells: list[dict]) -> list[str]:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from helpers.errors import WalkthroughError
+from helpers.errors import DataError, WalkthroughError
 
 console = Console(stderr=True)
 
@@ -37,6 +37,9 @@ def _train_all(dataset: str, only: list[str], restart: bool) -> None:
     from helpers import artifacts, cards, data
     from helpers.train import pipeline
 
+    known = (*data.DATASETS, *data.TABLES, *data.TEXTS)
+    if dataset not in known:
+        raise DataError(f"There is no data set {dataset!r}. Choose one of: {', '.join(known)}.")
     for name in only:
         pipeline.check(dataset, name)
     if dataset in data.TABLES:

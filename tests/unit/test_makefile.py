@@ -323,6 +323,7 @@ def test_make_alone_lists_every_target(make, copy):
         ("DATASET=mnist", "DATASET=mnist is not known: use DATASET=cifar10"),
         ("DATASET=", "DATASET= is not known"),
         ("DATASET=cifar10 digits", "DATASET=cifar10 digits is not known"),
+        ("DATASET=credit_risk", "DATASET=credit_risk is not known"),
         ("BACKEND=gke", "BACKEND=gke is not known: use BACKEND=local"),
     ],
 )
@@ -351,6 +352,7 @@ def test_a_wrong_variable_stops_before_anything_is_installed(make, copy, variabl
             ["train", "ONLY=resnet32,drift_ks", "DATASET=digits"],
             "-m helpers.train --dataset digits --only resnet32 --only drift_ks",
         ),
+        (["train", "DATASET=credit_risk"], "-m helpers.train --dataset credit_risk"),
         (["test", "ARGS=-k 'one or two'"], "-m pytest -k one or two"),
         (
             ["bench", "ONLY=model,scale", "ARGS=--quick"],

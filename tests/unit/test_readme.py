@@ -1,4 +1,4 @@
-"""The README says what is so: figures, notebooks, commands, links."""
+"""The README says what is so: figures, notebooks, commands. Links: test_links.py."""
 
 from __future__ import annotations
 
@@ -20,16 +20,6 @@ def test_figures_are_those_of_the_artefacts():
 def test_names_every_notebook_and_no_other():
     named = set(re.findall(r"\(notebooks/([\w.]+)\)", README))
     assert named == {path.name for path in (REPOSITORY / "notebooks").glob("*.ipynb")}
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^):]+)\)", README))))
-def test_links_lead_somewhere(target):
-    path, _, anchor = target.partition("#")
-    page = REPOSITORY / (path or "README.md")
-    assert page.exists()
-    if anchor:
-        headings = re.findall(r"^#+ (.*)", page.read_text(encoding="utf-8"), re.MULTILINE)
-        assert anchor in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}
 
 
 @pytest.mark.parametrize(

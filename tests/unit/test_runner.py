@@ -22,6 +22,7 @@ from helpers.runner.parameters import (
     parse_value,
     plan,
 )
+from helpers.runner.report import write_html
 
 PARAMETERS = """
 DATASET = "cifar10"  # cifar10 or digits
@@ -313,6 +314,33 @@ def test_starts_without_tensorflow(root):
         "assert 'tensorflow' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=root, check=True)
+
+
+def test_links_of_a_page_lead_to_the_pages_of_its_run_and_to_the_repository(tmp_path):
+    source, folder = tmp_path / "notebooks", tmp_path / "runs" / "1"
+    for place in (source, folder):
+        place.mkdir(parents=True)
+    (tmp_path / "docs.md").touch()
+    links = ["02_b.ipynb", "03_c.ipynb", "../docs.md#part", "https://a.org/x.ipynb", "nowhere.md"]
+    text = " ".join(f"[x]({link})" for link in links)
+    for name in ("01_a", "02_b", "03_c"):
+        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
+        nbformat.write(notebook, source / f"{name}.ipynb")
+        if name != "03_c":  # not part of this run
+            nbformat.write(notebook, folder / f"{name}.ipynb")
+    before = (folder / "01_a.ipynb").read_bytes()
+
+    page = write_html(folder / "01_a.ipynb", source).read_text(encoding="utf-8")
+
+    for link in (
+        "02_b.html",
+        "../../notebooks/03_c.ipynb",
+        "../../docs.md#part",
+        "https://a.org/x.ipynb",
+        "nowhere.md",
+    ):
+        assert f'href="{link}"' in page
+    assert (folder / "01_a.ipynb").read_bytes() == before
 
 
 def _gone(pid: int) -> bool:

@@ -114,7 +114,9 @@ def test_without_cifar10_it_says_so_and_trains_no_digits(monkeypatch, tmp_path, 
 
 
 def test_an_unknown_data_set_is_refused(capsys):
-    assert "There is no data set 'mnist'" in failure(capsys, dataset="mnist")
+    message = failure(capsys, dataset="mnist")
+    assert "There is no data set 'mnist'" in message
+    assert "cifar10, digits, credit_risk, breast_cancer, tickets" in message
 
 
 def test_trains_everything_in_order_and_writes_the_cards(trained, capsys):
