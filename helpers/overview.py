@@ -75,7 +75,10 @@ def _drift(axis: plt.Axes, figures: dict) -> None:
     for kind, effects in figures["effect"].items():
         axis.plot(list(effects), list(effects.values()), marker="o", ms=3, label=kind)
     axis.axhspan(0, figures["undrifted_effect_max"], color=plots.LIGHT, zorder=0)
-    axis.text(5, 0.01, "undrifted windows reach this far", ha="right", fontsize=8)
+    axis.text(
+        0.98, 0.01, "undrifted windows reach this far", ha="right", fontsize=8,
+        transform=axis.get_yaxis_transform(),
+    )  # fmt: skip
     axis.set(
         title=f"{figures['window']:,} images: drift (KS test)",
         xlabel="severity of the damage",
