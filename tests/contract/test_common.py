@@ -52,7 +52,22 @@ def client(**options: Any) -> TestClient:
     return TestClient(create_app("tested", routes, **options))
 
 
+MALFORMED_HOSTS = ["[", "x/echo?", "x#", "a@b:99999999"]
+
 # The frame.
+
+
+@pytest.mark.parametrize("host", MALFORMED_HOSTS)
+def test_a_malformed_host_changes_nothing(host: str) -> None:
+    """With starlette before 1.0.1 it changes request.url, or makes it raise (CVE-2026-48710)."""
+    app = client()
+    missing = app.get("/missing", headers={"host": host})
+    assert (missing.status_code, missing.json()) == (
+        404,
+        {"error": "Nothing is served at /missing."},
+    )
+    assert app.get("/echo", headers={"host": host}).status_code == 405
+    assert app.get("/live", headers={"host": host}).json() == {"live": True}
 
 
 def test_frame() -> None:

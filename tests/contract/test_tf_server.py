@@ -137,6 +137,24 @@ def run(scenario: Callable[[World], Awaitable[None]], **options: Any) -> None:
     asyncio.run(whole())
 
 
+@pytest.mark.parametrize("host", ["[", "x/v1/models/classifier:predict?", "x#"])
+def test_the_path_is_the_requests_and_not_the_hosts(host: str) -> None:
+    """With starlette before 1.0.1, `Host` can name another in request.url (CVE-2026-48710)."""
+
+    async def scenario(world: World) -> None:
+        header = {"host": host}
+        body = orjson.dumps({"instances": [[[1, 2, 3], [4, 5, 6]]]})
+        called = await world.client.post(
+            "/v1/models/classifier:predict", content=body, headers=header
+        )
+        assert called.json() == {"predictions": [[6.0, 15.0]]}
+        elsewhere = await world.client.post("/v1/elsewhere", content=body, headers=header)
+        assert elsewhere.status_code == 400
+        assert "Malformed request: POST /v1/elsewhere" in elsewhere.json()["error"]
+
+    run(scenario)
+
+
 # Forms of a request ------------------------------------------------------------------------------
 
 ROWS = [[[1, 2, 3], [4, 5, 6]], [[0.5, 0, 0], [1e1, -1, 1]]]

@@ -86,6 +86,7 @@ def test_audit_leaves_out_the_table_and_nothing_else():
         (r"\b(PIL|cv2)\b", "helpers/stack"),
         (r"Image\.open|ImageFont|imread|imdecode|savefig\(.*(jpg|tif|pdf)", "helpers"),
         (r"FileResponse|StaticFiles|HTTPEndpoint|\.form\(", "helpers"),
+        (r"request\.(base_)?url\.", "helpers"),
         (r"ParseDict|from_pretrained|save_pretrained|setup_requires", "helpers"),
     ],
 )

@@ -84,7 +84,7 @@ def create_app(
     own = {"/live", "/ready", metrics_path}
 
     async def refuse(request: Request, error: Exception) -> Response:
-        return _answer(_as_request_error(error, request), request.url.path, shape_error)
+        return _answer(_as_request_error(error, request), request.scope["path"], shape_error)
 
     frame = [Route("/live", _async(live)), Route("/ready", _async(ready))]
     if described_in is not None:
@@ -215,10 +215,11 @@ def _as_request_error(error: Exception, request: Request) -> RequestError:
     if isinstance(error, RequestError):
         return error
     assert isinstance(error, HTTPException)
+    path = request.scope["path"][:200]  # not request.url, which a malformed Host header changes
     if error.status_code == 404:
-        message = f"Nothing is served at {request.url.path[:200]}."
+        message = f"Nothing is served at {path}."
     elif error.status_code == 405:
-        message = f"{request.method} is not allowed at {request.url.path[:200]}."
+        message = f"{request.method} is not allowed at {path}."
     else:
         message = str(error.detail)
     return RequestError(error.status_code, message, headers=error.headers)

@@ -473,7 +473,7 @@ def _prefers_async(request: Request) -> bool:
 
 def _accepted(request: Request, id: str) -> Response:
     """Return where to look for the result: relative, since a gateway may have put a prefix in front."""
-    up = "../" * (request.url.path.count("/") - 1) or "./"
+    up = "../" * (request.scope["path"].count("/") - 1) or "./"
     return JSON(
         {"id": id, "state": "pending"},
         status_code=202,

@@ -126,7 +126,7 @@ class ModelServer:
 
     async def _answer(self, request: Request) -> Response:
         started = time.perf_counter()
-        path, method = request.url.path, request.method
+        path, method = request.scope["path"], request.method
         kind = "other"
         code = 500
         try:
