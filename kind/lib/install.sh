@@ -10,7 +10,10 @@ mark() { run "the mark of this step" k annotate --overwrite "$1" "$2" "walkthrou
 
 # helm_release NAME REPO CHART VERSION: in the step's namespace, with kind/values/CHART.yaml.
 helm_release() {
-    local name=$1 repo=$2 chart=$3 version=$4 values=$KIND_DIR/values/$3.yaml wanted state
+    local name=$1 repo=$2 chart=$3 version=$4 values=$KIND_DIR/values/$3.yaml wanted state fields=
+    # helm 4 applies on the server, and stops at a field that a controller has set since (istio/istio#59367):
+    # Istio and Prometheus' operator set some in their webhooks. helm 3 overwrites them, and has no such flags.
+    case $(version_of helm version --short) in 3.*) ;; *) fields="--server-side=true --force-conflicts" ;; esac
     wanted=kind-up-$({ say "$repo $chart $version" && cat "$values"; } | digest)
     state=$(helm history "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --max 1 -o json 2>/dev/null | tr -d ' \n') || state=
     case $state in
@@ -19,16 +22,18 @@ helm_release() {
         run "what is half installed of $name to go" helm uninstall "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --timeout "$(left)"
         ;;
     *'"status":"pending-'*)
-        run "$name to go back to its last version" helm rollback "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --timeout "$(left)"
+        # shellcheck disable=SC2086
+        run "$name to go back to its last version" helm rollback "$name" --kube-context "$CONTEXT" --namespace "$NAMESPACE" --timeout "$(left)" $fields
         ;;
     *'"status":"deployed"'*)
         case $state in *"\"description\":\"$wanted\""*) again || return 0 ;; esac
         ;;
     esac
     did installed
+    # shellcheck disable=SC2086
     run "chart $chart $version" helm upgrade --install "$name" "$chart" --repo "$repo" --version "$version" \
         --kube-context "$CONTEXT" --namespace "$NAMESPACE" --create-namespace --values "$values" \
-        --description "$wanted" --history-max 3 --timeout "$(left)"
+        --description "$wanted" --history-max 3 --timeout "$(left)" $fields
 }
 
 # apply WHAT -f FILE | -k FOLDER: our own YAML, unless the cluster has it already.

@@ -264,6 +264,20 @@ def test_what_helm_was_interrupted_in_is_cleared(standing, status: str, first: s
     assert [call.split()[1] for call in standing.changes()] == [first, "upgrade"]
 
 
+@pytest.mark.parametrize(("helm", "forced"), [("v3.19.0+g3d8990f", False), ("v4.1.4+g05fa379", True)])
+def test_helm_4_overwrites_what_controllers_have_set(standing, helm: str, forced: bool) -> None:
+    """helm 3 does it by itself, and knows no such flag."""
+    standing.say("version-helm", helm)
+    release = standing.fake / "helm/istio-system-istiod"
+    release.write_text(release.read_text().replace("deployed", "pending-upgrade"))
+    result = standing.run("up", PARTS="core")
+    assert result.returncode == 0, result.stdout
+    rollback, upgrade = standing.changes()
+    for call in (rollback, upgrade):
+        assert call.endswith(" --server-side=true --force-conflicts") == forced
+        assert ("--server-side" in call) == forced
+
+
 def test_parts_that_were_not_asked_for_are_left_out(sandbox) -> None:
     result = sandbox.run("up", PARTS="core")
     assert result.returncode == 0, result.stdout
