@@ -7,6 +7,7 @@ import os
 import sqlite3
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -18,6 +19,7 @@ from helpers.serving.broker.retention import Limits
 from helpers.serving.common.errors import ServingError
 from helpers.serving.common.events import CloudEvent
 from helpers.serving.common.metrics import new_registry
+from helpers.serving.gateway import events as events_module
 from helpers.serving.gateway import spool as spool_module
 from helpers.serving.gateway.app import Gateway
 from helpers.serving.gateway.client import Answer, Header, UpstreamDownError
@@ -104,6 +106,73 @@ async def killed(gateway: Gateway) -> None:
     kept._lock.close()
 
 
+class HeldModel(Servers):
+    """Answers once it is let go, while the broker takes events."""
+
+    def __init__(self) -> None:
+        super().__init__(broker_up=True)
+        self.asked, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def send(self, method: str, base: str, *rest: Any) -> Answer:
+        if base == MODEL:
+            self.asked.set()
+            await self.let_go.wait()
+        return await super().send(method, base, *rest)
+
+
+def test_no_event_is_sent_while_its_model_computes() -> None:
+    async def scenario() -> None:
+        servers = HeldModel()
+        gateway = Gateway(table(), upstream=servers)
+        asked = asyncio.create_task(predict(gateway, "r"))
+        async with asyncio.timeout(10):
+            await servers.asked.wait()
+            await asyncio.sleep(0.05)
+            assert (servers.got, gateway.events.waiting) == ([], 1)
+            servers.let_go.set()
+            await asked
+        assert await gateway.events.flush(10)
+        assert len(set(servers.got)) == 2
+        await gateway.aclose()
+
+    run(scenario())
+
+
+def test_a_model_that_takes_long_does_not_hold_its_request_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events_module, "HOLD_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        servers = HeldModel()
+        gateway = Gateway(table(), upstream=servers)
+        asked = asyncio.create_task(predict(gateway, "r"))
+        async with asyncio.timeout(10):
+            while not servers.got:
+                await asyncio.sleep(0.01)
+            assert not asked.done()
+            servers.let_go.set()
+            await asked
+        assert await gateway.events.flush(10)
+        assert len(set(servers.got)) == 2
+        await gateway.aclose()
+
+    run(scenario())
+
+
+def test_who_stops_sends_what_is_held() -> None:
+    async def scenario() -> None:
+        servers = Servers(broker_up=True)
+        sender = EventSender(servers, metrics())
+        sender.put(URL, CloudEvent(type="t", source="s", extensions={"requestid": "r"}))
+        assert servers.got == []
+        await sender.aclose(10)
+        assert len(servers.got) == 1
+        assert sender.waiting == 0
+
+    run(scenario())
+
+
 def test_an_answered_request_is_on_disk_and_delivered_by_the_next_gateway(tmp_path: Path) -> None:
     async def scenario() -> None:
         servers = Servers()
@@ -161,7 +230,7 @@ def test_too_many_events_are_dropped_and_counted_here_and_after_a_restart(tmp_pa
         sender = EventSender(Servers(), counted, max_events=4, spool=Spool(tmp_path, counted))
         for number in range(6):
             sender.put(URL, CloudEvent(type="t", source="s", extensions={"requestid": f"{number}"}))
-            sender.keep(f"{number}")
+            sender.release(f"{number}")
         assert on_disk(tmp_path) == 4
         assert counted.events_dropped.labels("queue full")._value.get() == 2
         await sender.aclose(0.01)

@@ -4,6 +4,9 @@ Events wait in memory, bounded in number and bytes, and with a spool on disk as 
 its own lane, so that a dead one does not hold up another. A failed delivery is tried again until the
 event is too old. A broker gets an event at least once: twice, with the same id, where the gateway died
 in between.
+
+Nothing is sent before the request is answered, or has taken long: a broker and its consumers on the same cores
+would slow the very prediction that they are told of.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ SENDERS = 16  # deliveries to one broker at a time
 MAX_AGE = 600.0  # seconds that delivery is tried
 SEND_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, doubling
+HOLD_SECONDS = 0.5  # that a request's events wait for its answer
 LOG_EVERY = 10.0  # seconds between two lines about the same kind of loss
 
 _RETRIED = (408, 425, 429)
@@ -99,6 +103,7 @@ class EventSender:
         self._near = near
         self._spool = spool
         self._lanes: dict[str, _Lane] = {}
+        self._held: dict[str, list[tuple[_Lane, _Waiting]]] = {}  # by request, until its answer
         self._told: dict[str, float] = {}
         self.waiting = 0
         self.waiting_bytes = 0
@@ -115,23 +120,35 @@ class EventSender:
             if self._full(event, address):
                 self._spool.done(seq)
             else:
-                self._wait(self._lane(address), event, seq)
+                self._send_soon(self._lane(address), self._waiting(event, seq))
         if count:
             self._metrics.events_replayed.inc(count)
             log.info("%d payload events of an earlier gateway are delivered now", count)
 
     def put(self, url: str, event: CloudEvent) -> None:
-        """Take an event for the broker at `url`; returns at once, drops it when too much waits."""
+        """Take an event for the broker at `url`; returns at once, drops it when too much waits.
+
+        It is sent when its request is answered, see `release`, at the latest after HOLD_SECONDS.
+        """
         lane = self._lane(url)
         if self._full(event, url):
             return
         seq = self._spool.put(lane.address, event) if self._spool is not None else 0
-        self._wait(lane, event, seq)
+        request = event.extensions.get("requestid", "")
+        if request not in self._held:
+            self._held[request] = []
+            asyncio.get_running_loop().call_later(HOLD_SECONDS, self._send_held, request)
+        self._held[request].append((lane, self._waiting(event, seq)))
 
-    def keep(self, request: str) -> None:
-        """Have the events of a request on disk, as far as they are not delivered yet."""
+    def release(self, request: str) -> None:
+        """Have the events of a request on disk, and send them: its answer goes out now."""
         if self._spool is not None:
             self._spool.keep(request)
+        self._send_held(request)
+
+    def _send_held(self, request: str) -> None:
+        for lane, waiting in self._held.pop(request, ()):
+            self._send_soon(lane, waiting)
 
     def _full(self, event: CloudEvent, url: str) -> bool:
         """Whether there is no room for an event, which is then counted as dropped."""
@@ -162,10 +179,13 @@ class EventSender:
         self._lanes[url] = lane
         return lane
 
-    def _wait(self, lane: _Lane, event: CloudEvent, seq: int) -> None:
-        lane.queue.append(_Waiting(event, time.monotonic(), seq))
+    def _waiting(self, event: CloudEvent, seq: int) -> _Waiting:
         self.waiting += 1
         self.waiting_bytes += len(event.data)
+        return _Waiting(event, time.monotonic(), seq)
+
+    def _send_soon(self, lane: _Lane, waiting: _Waiting) -> None:
+        lane.queue.append(waiting)
         if lane.sending < self._senders:
             lane.sending += 1
             sender = asyncio.create_task(self._send_all(lane), name="event sender")
@@ -174,6 +194,8 @@ class EventSender:
 
     async def flush(self, seconds: float) -> bool:
         """Wait until nothing waits; return whether that came within `seconds`."""
+        for request in list(self._held):
+            self._send_held(request)
         try:
             async with asyncio.timeout(seconds):
                 while self.waiting and (senders := self._tasks()):
