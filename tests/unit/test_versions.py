@@ -60,10 +60,10 @@ def test_no_version_of_an_image_is_left_over() -> None:
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_images_are_pinned(name: str) -> None:
-    """By a version or a date, in numbers: never latest, 2 or stable."""
+    """By a version or a date, in numbers, and a variant: never latest, 2 or stable."""
     image, _, digest = IMAGES[name].partition("@")
     tag = image.rpartition(":")[2]
-    assert re.fullmatch(r"v?\d+\.\d+\.\d+|RELEASE\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", tag)
+    assert re.fullmatch(r"v?\d+\.\d+\.\d+(-sklearn)?|RELEASE\.\d{4}-\d\d-\d\dT\d\d-\d\d-\d\dZ", tag)
     assert re.fullmatch(r"(sha256:[0-9a-f]{64})?", digest)
 
 
@@ -78,7 +78,7 @@ def test_images_are_of_what_is_installed_here() -> None:
     for name in ("SKLEARN_SERVER", "ALIBI_EXPLAIN", "ALIBI_DETECT", "RCLONE"):
         assert IMAGES[f"IMAGE_{name}"].rpartition(":")[2] == lock["seldon-core"], name
     assert lock["seldon-core"] == VERSIONS["SELDON_VERSION"]
-    assert IMAGES["IMAGE_MLSERVER"].rpartition(":")[2] == lock["mlserver"]
+    assert IMAGES["IMAGE_MLSERVER"].rpartition(":")[2] == f"{lock['mlserver']}-sklearn"
     # TensorFlow Serving has no patch releases of its own for each of TensorFlow's.
     minor = lock["tensorflow"].rpartition(".")[0]
     assert IMAGES["IMAGE_TENSORFLOW_SERVING"] == f"tensorflow/serving:{minor}.0"
