@@ -13,6 +13,7 @@ from benchmarks.figures import Found, Table
 from benchmarks.servers import ROOT
 from helpers.errors import WalkthroughError
 
+README = ROOT / "README.md"
 RUN_SECONDS = 1800.0
 README_LINE = re.compile(r"\| \[(\w+)\]\(notebooks/\w+\.ipynb\) \|[^|]*\|[^|]*\| (\d+) \|")
 RUNNER_LINE = re.compile(r"passed (\w+) in (\d+) s")
@@ -20,7 +21,7 @@ RUNNER_LINE = re.compile(r"passed (\w+) in (\d+) s")
 
 def committed() -> dict[str, float]:
     """Return the seconds of each notebook that the README has, from the run whose outputs are committed."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     return {name: float(seconds) for name, seconds in README_LINE.findall(text)}
 
 

@@ -65,6 +65,9 @@ def test_every_target_has_its_row_and_every_missed_one_its_reason() -> None:
 def test_the_seconds_of_notebooks_are_those_of_the_readme() -> None:
     (table,) = RESULTS["notebooks"]["tables"]
     assert dict(map(tuple, table["rows"])) == notebooks.committed()
+    told = re.search(r"one after the other, (\d+) in all", notebooks.README.read_text("utf-8"))
+    assert told is not None
+    assert int(told[1]) == sum(notebooks.committed().values())
 
 
 def test_busy_and_small_runs_are_marked() -> None:
