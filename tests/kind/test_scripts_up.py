@@ -264,7 +264,9 @@ def test_what_helm_was_interrupted_in_is_cleared(standing, status: str, first: s
     assert [call.split()[1] for call in standing.changes()] == [first, "upgrade"]
 
 
-@pytest.mark.parametrize(("helm", "forced"), [("v3.19.0+g3d8990f", False), ("v4.1.4+g05fa379", True)])
+@pytest.mark.parametrize(
+    ("helm", "forced"), [("v3.19.0+g3d8990f", False), ("v4.1.4+g05fa379", True)]
+)
 def test_helm_4_overwrites_what_controllers_have_set(standing, helm: str, forced: bool) -> None:
     """helm 3 does it by itself, and knows no such flag."""
     standing.say("version-helm", helm)

@@ -278,6 +278,40 @@ def test_seldons_own_explainer_image_starts_as_it_is(
         assert after[f"{name}Probe"]["tcpSocket"] == {"port": "http"}
 
 
+def test_seldons_own_detect_image_sends_its_events_itself(
+    rendered: Callable[[str], dict[Key, Object]],
+) -> None:
+    """Its answer is no event: Knative takes it for a failure, and must not try again."""
+    made = rendered("overlays/seldon-detectors")
+    ours = rendered("overlays/walkthrough")
+    broker = "http://broker-ingress.knative-eventing.svc.cluster.local/walkthrough/default"
+    for name in ("drift-ks", "multiclass-metrics", "outlier-vae"):
+        assert made["Trigger", name]["spec"]["delivery"] == {"retry": 0}
+        before, after = (
+            objects["Deployment", name]["spec"]["template"]["spec"]["containers"][0]
+            for objects in (ours, made)
+        )
+        assert after["image"].startswith("seldonio/alibi-detect-server:")
+        assert "command" not in after
+        assert [one for one in after["args"] if one not in before["args"]] == [
+            f"--reply_url={broker}"
+        ]
+        assert [one for one in after["args"] if one in before["args"]] == before["args"]
+        told_before, told = (
+            {variable["name"]: variable["value"] for variable in one["env"]}
+            for one in (before, after)
+        )
+        assert told.pop("PREDICTIVE_UNIT_IMAGE") == after["image"]
+        assert told_before.pop("PREDICTIVE_UNIT_IMAGE") == before["image"]
+        downloads = name != "multiclass-metrics"
+        assert (told.pop("DRIFT_ARTIFACTS_DIR", None) == "/tmp") == downloads
+        assert ("envFrom" in after) == downloads
+        assert told == told_before
+        for probe in ("startup", "readiness", "liveness"):
+            assert "httpGet" not in after[f"{probe}Probe"]
+            assert after[f"{probe}Probe"]["tcpSocket"] == {"port": "http"}
+
+
 UNITS = {"": 1.0, "m": 0.001, "Mi": 2.0**20, "Gi": 2.0**30}
 ORCHESTRATOR = {"cpu": "500m", "memory": "512Mi"}  # the operator's default
 

@@ -397,21 +397,10 @@ def test_what_forwarding_changes_in_the_outlier_detector():
     )
 
     told, told_after = environment(before), environment(after)
-    # Our image carries the artefacts, so it fetches nothing.
-    assert told.pop("DRIFT_ARTIFACTS_DIR")
-    assert before.pop("envFrom")
     assert told_after.pop("FORWARD_INLIERS_URL") == BROKER
-    assert told.pop("PREDICTIVE_UNIT_IMAGE") == before["image"]
-    assert told_after.pop("PREDICTIVE_UNIT_IMAGE") == after["image"]
     assert told == told_after
-    assert after.pop("command") == ["python", "-m", "helpers.serving.detect"]
     for one in (before, after):
-        one.pop("image")
         one.pop("env")
-        for name in ("startup", "readiness", "liveness"):
-            probe = one[f"{name}Probe"]
-            probe.pop("tcpSocket", None)
-            probe.pop("httpGet", None)
     assert before == after
 
 
@@ -440,6 +429,7 @@ def test_our_detect_server_takes_the_arguments(file, monkeypatch):
     for name, value in environment(container).items():
         monkeypatch.setenv(name, value)
     args = detect.parser().parse_args(container["args"])
+    assert container["command"] == ["python", "-m", "helpers.serving.detect"]
     name = only(file, "Service")["metadata"]["name"]
     assert args.model_name == name
     assert args.event_source == f"io.seldon.serving.{name}"
