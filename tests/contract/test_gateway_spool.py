@@ -138,6 +138,25 @@ def test_no_event_is_sent_while_its_model_computes() -> None:
     run(scenario())
 
 
+def test_events_of_more_requests_than_a_few_are_sent_at_once() -> None:
+    async def scenario() -> None:
+        servers = HeldModel()
+        gateway = Gateway(table(), upstream=servers)
+        few = events_module.HOLD_REQUESTS
+        asked = [asyncio.create_task(predict(gateway, f"r{number}")) for number in range(few + 3)]
+        async with asyncio.timeout(10):
+            while len(servers.got) < 3:
+                await asyncio.sleep(0.01)
+            assert (len(servers.got), gateway.events.waiting) == (3, few)
+            servers.let_go.set()
+            await asyncio.gather(*asked)
+        assert await gateway.events.flush(10)
+        assert len(set(servers.got)) == 2 * len(asked)
+        await gateway.aclose()
+
+    run(scenario())
+
+
 def test_a_model_that_takes_long_does_not_hold_its_request_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,8 +5,8 @@ its own lane, so that a dead one does not hold up another. A failed delivery is 
 event is too old. A broker gets an event at least once: twice, with the same id, where the gateway died
 in between.
 
-Nothing is sent before the request is answered, or has taken long: a broker and its consumers on the same cores
-would slow the very prediction that they are told of.
+Where few requests are under way, nothing is sent before its request is answered, or has taken long: a broker and
+its consumers on the same cores would slow the very prediction that they are told of.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ MAX_AGE = 600.0  # seconds that delivery is tried
 SEND_SECONDS = 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between attempts, doubling
 HOLD_SECONDS = 0.5  # that a request's events wait for its answer
+HOLD_REQUESTS = 2  # whose events wait; with more under way the cores are busy whatever waits
 LOG_EVERY = 10.0  # seconds between two lines about the same kind of loss
 
 _RETRIED = (408, 425, 429)
@@ -128,7 +129,8 @@ class EventSender:
     def put(self, url: str, event: CloudEvent) -> None:
         """Take an event for the broker at `url`; returns at once, drops it when too much waits.
 
-        It is sent when its request is answered, see `release`, at the latest after HOLD_SECONDS.
+        Where few requests are under way, it is sent when its own is answered, see `release`, at the latest
+        after HOLD_SECONDS; else at once.
         """
         lane = self._lane(url)
         if self._full(event, url):
@@ -136,6 +138,9 @@ class EventSender:
         seq = self._spool.put(lane.address, event) if self._spool is not None else 0
         request = event.extensions.get("requestid", "")
         if request not in self._held:
+            if len(self._held) >= HOLD_REQUESTS:
+                self._send_soon(lane, self._waiting(event, seq))
+                return
             self._held[request] = []
             asyncio.get_running_loop().call_later(HOLD_SECONDS, self._send_held, request)
         self._held[request].append((lane, self._waiting(event, seq)))
