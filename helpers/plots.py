@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREY, LIGHT = "#2b6cb0", "#dd6b20", "#718096", "#edf2f7"
 
@@ -124,9 +125,10 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> None:
     picture = axis.imshow(shown, cmap="Oranges", vmin=0)
     for row, column in np.ndindex(shares.shape):
         if row == column or shares[row, column] >= 0.01:
+            dark = shown[row, column] > 0.6 * np.nanmax(shown)
             axis.text(
                 column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center",
-                fontsize=8, color=BLUE if row == column else "black",
+                fontsize=8, color=BLUE if row == column else "white" if dark else "black",
             )  # fmt: skip
     axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
     axis.set_yticks(range(len(names)), names)
@@ -146,9 +148,17 @@ def bars(
     """Draw one horizontal bar per name, with its value, and a line at `mark`."""
     _, axis = plt.subplots(figsize=(6, 0.25 * len(names) + 0.9))
     drawn = axis.barh(range(len(names)), values, color=BLUE)
-    axis.bar_label(drawn, [f"{value:.3f}" for value in values], padding=3, fontsize=8)
     if mark is not None:
         axis.axvline(mark, color=ORANGE, lw=1.5, ls="--")
+    over_the_line = {"facecolor": "white", "edgecolor": "none", "pad": 0.8}
+    axis.bar_label(
+        drawn,
+        [f"{value:.3f}" for value in values],
+        padding=3,
+        fontsize=8,
+        bbox=over_the_line,
+        zorder=3,
+    )
     axis.set_yticks(range(len(names)), names)
     axis.invert_yaxis()
     axis.set(xlabel=xlabel, title=title, xlim=(0, 1.12 * max(values)))
@@ -168,6 +178,7 @@ def score_histogram(
         )
     axis.axvline(threshold, color="black", ls="--", lw=1, label="threshold")
     axis.set(xlabel=xlabel, ylabel="density", title="Scores against the threshold")
+    axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.legend(loc="upper left", bbox_to_anchor=(1, 1))  # beside: the bars fill the axes
     plt.show()
 
