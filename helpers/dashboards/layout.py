@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 
 CHARACTER = 0.0075  # inches of a character's mean width, for each point of the font's size
 
@@ -53,6 +55,21 @@ class Place:
             self.width - left - right,
             self.height - bottom - top,
         )
+
+
+@functools.cache
+def width_of(text: str, size: float) -> float:
+    """Return how many inches a text is wide, glyph by glyph."""
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text else 0.0
+
+
+def fit_exactly(text: str, inches: float, size: float) -> str:
+    """Return the text, cut with an ellipsis where its glyphs are wider than so many inches."""
+    shown, most = text, len(text)
+    while most > 1 and width_of(shown, size) > inches:
+        most -= 1
+        shown = text[:most].rstrip() + "…"
+    return shown
 
 
 def fit(text: str, inches: float, size: float) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.patches import FancyBboxPatch, Rectangle, Wedge
 
 from helpers.dashboards import formats, timeseries
-from helpers.dashboards.layout import CHARACTER, Place, fit
+from helpers.dashboards.layout import CHARACTER, Place, fit, fit_exactly, width_of
 from helpers.dashboards.model import BAR_GAUGE, GAUGE, ROW, STAT, TABLE, TIMESERIES, Field, Panel
 from helpers.dashboards.results import Result, table
 from helpers.plots import BLUE, GREY, LIGHT
@@ -19,6 +19,9 @@ TITLE = 0.26  # inches
 PADDING = 0.09
 NO_DATA = "no data"
 BOLD = 1.2 * CHARACTER
+BEFORE_BARS = 0.08  # between the names of bars and the bars
+TALLEST_BAR = 300  # Grafana's own default
+PIXELS = 100  # of Grafana's in an inch
 
 
 def draw(place: Place, panel: Panel, results: Sequence[Result], start: float, end: float) -> None:
@@ -134,8 +137,11 @@ def _gauge(place: Place, panel: Panel, results: Sequence[Result]) -> None:
 
 def _bar_gauge(place: Place, panel: Panel, results: Sequence[Result]) -> None:
     shown = [formats.text(one.value, panel.field(one.name)) for one in results]
-    size = min(9.0, 72 * place.height / len(results) * 0.7)
-    left = min(0.42 * place.width, max(len(one.name) for one in results) * CHARACTER * size + 0.1)
+    line = min(place.height / len(results), panel.options.get("maxVizHeight", TALLEST_BAR) / PIXELS)
+    size = min(9.0, 72 * line * 0.7)
+    left = min(
+        0.5 * place.width, max(width_of(one.name, size) for one in results) + BEFORE_BARS + 0.02
+    )
     right = max(map(len, shown)) * BOLD * size + 0.12
     axis = place.axes(panel.title, left=left, right=right, bottom=0.02, top=0.02)
     lows, highs = zip(
@@ -151,8 +157,8 @@ def _bar_gauge(place: Place, panel: Panel, results: Sequence[Result]) -> None:
             high + 0.06 * (high - low) / max(0.5, place.width - left - right), row, text,
             va="center", fontsize=size, fontweight="bold", color=color,
         )  # fmt: skip
-    axis.set(xlim=(low, high), ylim=(len(results) - 0.5, -0.5), xticks=[])
-    names = [fit(one.name, left, size) for one in results]
+    axis.set(xlim=(low, high), ylim=(place.height / line - 0.5, -0.5), xticks=[])
+    names = [fit_exactly(one.name, left - BEFORE_BARS, size) for one in results]
     axis.set_yticks(range(len(results)), names, fontsize=size)
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)

@@ -119,7 +119,13 @@ OPTIONS: dict[str, Schema] = {
             "displayMode": one_of("basic", "gradient", "lcd"),
             "showUnfilled": FLAG,
         },
-        {"valueMode": one_of("color", "text", "hidden")},
+        {
+            "valueMode": one_of("color", "text", "hidden"),
+            "sizing": one_of("auto", "manual"),
+            "minVizWidth": COUNT,
+            "minVizHeight": COUNT,
+            "maxVizHeight": COUNT,
+        },
     ),
     "table": closed({"showHeader": FLAG, "cellHeight": one_of("sm", "md", "lg")}),
 }

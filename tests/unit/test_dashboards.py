@@ -281,6 +281,33 @@ def test_bars_keep_the_order_that_a_query_asks_for(write: Any, fake: FakePrometh
     assert [label.get_text() for label in axis.get_yticklabels()] == ["b", "a"]
 
 
+def test_names_of_bars_stay_in_their_panel(write: Any, fake: FakePrometheus) -> None:
+    names = ["hidden-dc57113448a1b0f2", "WWWWWWWWWWWWWWWWWWWW", "employment_years", "a"]
+    fake.answers["topk(4, up)"] = [vector(4 - n, pod=name) for n, name in enumerate(names)]
+    narrow = panel("bargauge", expr="topk(4, up)", gridPos={"x": 4, "y": 0, "w": 8, "h": 8})
+    figure = draw(write(narrow), fake)
+    figure.canvas.draw()
+    card = axes_of(figure, "card: One").get_window_extent()
+    axis = axes_of(figure, "One")
+    labels = axis.get_yticklabels()
+    for label in labels:
+        box = label.get_window_extent()
+        assert card.x0 < box.x0, label.get_text()
+        assert box.x1 < axis.get_window_extent().x0, label.get_text()
+    assert [label.get_text()[-1] for label in labels] == ["…", "…", "s", "a"]
+
+
+def test_a_bar_alone_is_as_tall_as_the_dashboard_allows(write: Any, fake: FakePrometheus) -> None:
+    fake.answers["up"] = [vector(1, pod="a")]
+    heights = []
+    for tallest in (40, 20):
+        chart = panel("bargauge", options={"maxVizHeight": tallest})
+        (bars,) = axes_of(draw(write(chart), fake), "One").containers
+        heights.append(bars[0].get_window_extent().height)
+    assert heights[0] < 40
+    assert heights[1] == pytest.approx(heights[0] / 2)
+
+
 def test_a_table_joins_its_targets_by_labels(write: Any, fake: FakePrometheus) -> None:
     fake.answers = {
         "cpu": [vector(90, pod="b"), vector(0.5, pod="a")],
