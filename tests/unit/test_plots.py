@@ -63,7 +63,7 @@ def test_a_line_does_not_cross_the_values_of_bars(shown: list[Figure]) -> None:
 
 
 def test_ticks_of_a_score_histogram_do_not_overlap(shown: list[Figure]) -> None:
-    scores = np.linspace(0, 0.0399, 200)
+    scores = np.linspace(0, 0.0205, 200)
     plots.score_histogram({"test images": scores, "with Gaussian noise, severity 5": scores}, 0.008)
     axis = shown[0].axes[0]
     low, high = axis.get_xlim()
