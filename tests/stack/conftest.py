@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from helpers import artifacts, data
 from helpers.client import Client
 from helpers.errors import DataError
 from helpers.serving.common.polling import wait_for
+from helpers.stack.alerts import Alert
 from helpers.stack.documents import ROOT
 from helpers.stack.local.client import LocalStack
+from tests.monitoring.firing import FACTORS, GROUPS, evaluated
+from tests.monitoring.scaling import scaled
 
 EVERYTHING = (
     "storage/s3-credentials.yaml",
@@ -81,3 +86,50 @@ def client(stack: LocalStack) -> Iterator[Client]:
     """A client of the deployed model."""
     with Client(stack.url("cifar10")) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def rules(stack: LocalStack, manifest, tmp_path_factory, eventually) -> Iterator[list[str]]:
+    """The rules in the stack's Prometheus, faster; their files."""
+    if stack.prometheus_url is None:
+        pytest.skip(stack.prometheus_note)
+    folder = tmp_path_factory.mktemp("rules")
+    files = []
+    for name in ("serving", "explanations"):
+        content = yaml.safe_load(manifest(f"monitoring/rules/{name}.yaml").read_text())
+        file = folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(scaled(content, FACTORS)))
+        files.append(str(file))
+    applied = stack.apply(*files)
+    assert [str(one) for one in applied] == [
+        "prometheusrule/serving created",
+        "prometheusrule/explanations created",
+    ]
+    eventually(lambda: evaluated(stack).keys() == GROUPS, "the rules loaded")
+    yield files
+    stack.delete(*files)
+
+
+@pytest.fixture
+def fires(stack: LocalStack, rules, eventually) -> Callable[..., Alert]:
+    """Return wait(name, labels): the alert with these labels, once it fires."""
+
+    def wait(name: str, labels: dict[str, str], seconds: float = 60) -> Alert:
+        def firing() -> Alert | None:
+            for one in stack.alerts():
+                if (one.name, one.state) == (
+                    name,
+                    "firing",
+                ) and labels.items() <= one.labels.items():
+                    return one
+            return None
+
+        alert = eventually(firing, f"{name} to fire with {labels}", seconds)
+        told = alert.annotations["description"]
+        assert "walkthrough" in told
+        text = " ".join(alert.annotations.values())
+        # What a template could not fill in.
+        assert not re.search("<no value>|<error|{{", text), text
+        return alert
+
+    return wait

@@ -1,13 +1,13 @@
 """Every alert really fires, in the local stack's Prometheus, for the reason that it is there for.
 
-The rules are those of manifests/monitoring/rules, all durations divided (tests/monitoring/scaling.py): an hour of
-feedback cannot be waited for. Limits and expressions are as they are, and so are the servers and their metrics.
+Those of explainers in production fire in test_alerts_explainers.py, all others here; a unit test counts them. The rules
+are those of manifests/monitoring/rules, all durations divided (tests/monitoring/firing.py): an hour of feedback cannot
+be waited for. Limits and expressions are as they are, and so are the servers and their metrics.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import signal
 import threading
 import time
@@ -17,22 +17,14 @@ from contextlib import ExitStack, contextmanager
 import httpx
 import numpy as np
 import pytest
-import yaml
 
 from helpers.client import Client, one_hot
 from helpers.errors import ClientError
-from helpers.stack.alerts import Alert
 from helpers.stack.local.client import LocalStack
 from helpers.traffic import send
-from tests.monitoring.scaling import scaled
+from tests.monitoring.firing import evaluated
 
 pytestmark = pytest.mark.timeout(240)
-
-# With one scrape a second, a window of 5 s has enough of them.
-FACTORS = {"predictions": 60, "detectors": 60, "feedback": 240, "explanations": 60}
-GROUPS = set(FACTORS)
-# Slow means 5 s there, however fast time passes: three of them must fit into the window.
-FACTORS |= {"ExplanationsSlow": 30, "explainer:seconds:p90_rate15m": 30}
 
 MODEL = "cifar10-default-0-resnet32"
 LABELS = {
@@ -47,58 +39,12 @@ EXPLAINER = {
 }
 
 
-@pytest.fixture(scope="module")
-def rules(stack: LocalStack, manifest, tmp_path_factory, eventually) -> Iterator[list[str]]:
-    """The rules in the stack's Prometheus, faster; their files."""
-    if stack.prometheus_url is None:
-        pytest.skip(stack.prometheus_note)
-    folder = tmp_path_factory.mktemp("rules")
-    files = []
-    for name in ("serving", "explanations"):
-        content = yaml.safe_load(manifest(f"monitoring/rules/{name}.yaml").read_text())
-        file = folder / f"{name}.yaml"
-        file.write_text(yaml.safe_dump(scaled(content, FACTORS)))
-        files.append(str(file))
-    applied = stack.apply(*files)
-    assert [str(one) for one in applied] == [
-        "prometheusrule/serving created",
-        "prometheusrule/explanations created",
-    ]
-    eventually(lambda: loaded(stack) == GROUPS, "the rules loaded")
-    # The good old days, which the accuracy falls from.
+@pytest.fixture(scope="module", autouse=True)
+def good_old_days(stack: LocalStack, rules: list[str]) -> None:
+    """Feedback that is right: what the accuracy falls from."""
     with Client(stack.url("cifar10")) as client:
         for _ in range(60):
             client.feedback(truth=one_hot(1), response=one_hot(1))
-    yield files
-    stack.delete(*files)
-
-
-def loaded(stack: LocalStack) -> set[str]:
-    """The names of the groups that Prometheus evaluates."""
-    answer = httpx.get(f"{stack.prometheus_url}/api/v1/rules", timeout=10)
-    return {group["name"] for group in answer.json()["data"]["groups"]}
-
-
-@pytest.fixture
-def fires(stack: LocalStack, rules, eventually) -> Callable[..., Alert]:
-    """Return wait(name, labels): the alert, once it fires."""
-
-    def wait(name: str, labels: dict[str, str], seconds: float = 60) -> Alert:
-        def firing() -> Alert | None:
-            found = [one for one in stack.alerts() if one.name == name and one.state == "firing"]
-            return found[0] if found else None
-
-        alert = eventually(firing, f"{name} to fire", seconds)
-        assert {key: alert.labels.get(key) for key in labels} == labels
-        told = alert.annotations["description"]
-        assert "walkthrough" in told
-        text = " ".join(alert.annotations.values())
-        assert not re.search("<no value>|<error|{{", text), (
-            text
-        )  # what a template could not fill in
-        return alert
-
-    return wait
 
 
 @contextmanager
@@ -237,5 +183,5 @@ def test_deleted_rules_raise_nothing(stack, rules, eventually):
     assert stack.alerts()
     deleted = stack.delete(*rules)
     assert [one.action for one in deleted] == ["deleted", "deleted"]
-    eventually(lambda: not loaded(stack), "the rules gone")
+    eventually(lambda: not evaluated(stack), "the rules gone")
     assert stack.alerts() == []

@@ -21,6 +21,7 @@ from helpers.dashboards.results import ask
 from helpers.stack.documents import ROOT
 from helpers.stack.local.client import LocalStack
 from helpers.traffic import send
+from tests.monitoring.loans import explain
 
 pytestmark = pytest.mark.timeout(290)
 
@@ -121,7 +122,7 @@ def explain_loans(stack: LocalStack, number: int) -> None:
     rows = table.x_test[100:150] if number == 0 else table.x_test[150:180]
     for several in (table.x_test[:1], table.x_test[1:2], rows):
         for _ in range(2):
-            assert loan(stack, several).status_code == 200
+            assert explain(stack, several).status_code == 200
 
 
 def explain_otherwise(stack: LocalStack, eventually) -> None:
@@ -130,8 +131,8 @@ def explain_otherwise(stack: LocalStack, eventually) -> None:
     measured = "explain_server_stability_samples_total"
     name = "credit-risk-default-explainer"
     before = stack.metrics(name).value(measured, result="measured")
-    assert loan(stack, table.x_test[10:11]).status_code == 200
-    accepted = loan(stack, table.x_test[11:12], {"prefer": "respond-async"})
+    assert explain(stack, table.x_test[10:11]).status_code == 200
+    accepted = explain(stack, table.x_test[11:12], headers={"prefer": "respond-async"})
     assert accepted.status_code == 202
     place = accepted.url.join(accepted.headers["location"])
     eventually(lambda: httpx.get(place, timeout=30).status_code == 200, "the explanation", 60)
@@ -140,14 +141,6 @@ def explain_otherwise(stack: LocalStack, eventually) -> None:
         "an explanation to be measured",
         90,
     )
-
-
-def loan(
-    stack: LocalStack, rows: np.ndarray, headers: dict[str, str] | None = None
-) -> httpx.Response:
-    url = f"{stack.url('credit-risk-explainer/default')}/api/v1.0/explain"
-    body = {"data": {"ndarray": rows.tolist()}, "parameters": {"seed": 0}}
-    return httpx.post(url, json=body, headers=headers, timeout=120, trust_env=False)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -83,6 +83,11 @@ def test_every_alert_has_a_runbook_and_every_runbook_an_alert():
     assert sections == alerts().keys()
 
 
+def test_every_alert_is_made_to_fire_in_a_prometheus():
+    tests = "".join(path.read_text() for path in sorted((ROOT / "tests/stack").glob("test_*.py")))
+    assert set(re.findall(r'\bfires\(\s*"(\w+)"', tests)) == alerts().keys()
+
+
 def whole(expr: str) -> str:
     """Return an expression, followed by those of the recorded series that it is made of."""
     recorded = {rule["record"]: rule["expr"] for rule in rules() if "record" in rule}
