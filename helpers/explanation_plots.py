@@ -23,7 +23,11 @@ def conditions(
     condition, as alibi writes it.
     """
     features, width = list(next(iter(rows.values()))), 2.35
-    _, axis = plt.subplots(figsize=(1.7 + width * len(rows), 0.36 * (len(features) + 2)))
+    figure, axis = plt.subplots(figsize=(1.7 + width * len(rows), 0.36 * (len(features) + 2)))
+    anchors = (f"{title}: {', '.join(held[title].values()) or 'nothing'}" for title in rows)
+    figure.set_label(
+        "Table of instances, with what the anchor of each holds. " + "; ".join(anchors)
+    )
     for row, feature in enumerate(features):
         axis.text(-0.1, row + 0.5, feature, ha="right", va="center")
     for column, (title, values) in enumerate(rows.items()):
@@ -146,6 +150,10 @@ def held_words(
     """
     inches = 0.36
     figure = plt.figure(figsize=(9, inches * len(texts) + 0.1), layout="none")
+    words_held = (", ".join(word for _, word in words) or "nothing" for words in held)
+    figure.set_label(
+        f"{len(texts)} texts, and the words that each anchor holds: " + "; ".join(words_held)
+    )
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set(xlim=(0, 1), ylim=(len(texts), 0))
     axis.axis("off")

@@ -9,6 +9,8 @@ import numpy as np
 from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import MaxNLocator
 
+from helpers import alt_text
+
 BLUE, ORANGE, GREY, LIGHT = "#2b6cb0", "#dd6b20", "#718096", "#edf2f7"
 
 plt.rcParams.update(
@@ -23,11 +25,13 @@ plt.rcParams.update(
         "legend.frameon": False,
     }
 )
+alt_text.add_to_notebook()
 
 
 def flow(steps: Sequence[str], highlight: Sequence[int] = ()) -> None:
     """Draw the data's way through the system: boxes from left to right, some of them highlighted."""
-    _, axis = plt.subplots(figsize=(1.75 * len(steps), 1.1))
+    figure, axis = plt.subplots(figsize=(1.75 * len(steps), 1.1))
+    figure.set_label("Flow: " + " → ".join(steps))
     for number, step in enumerate(steps):
         chosen = number in highlight
         axis.add_patch(
@@ -67,9 +71,11 @@ def image_grid(
     """Draw images (n, height, width, 3) in [0, 1], row by row, each with its title."""
     rows = -(-len(images) // columns)
     title_space = 0.22 if titles is not None else 0
-    _, axes = plt.subplots(
+    figure, axes = plt.subplots(
         rows, columns, figsize=(columns * size, rows * (size + title_space)), squeeze=False
     )
+    shown = alt_text.joined([*(row_labels or ()), *(titles or ())])
+    figure.set_label(f"{len(images)} images" + (f": {shown}" if shown else ""))
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -206,6 +212,9 @@ def reconstructions(originals: np.ndarray, rebuilt: np.ndarray, scores: np.ndarr
     figure, axes = plt.subplots(
         len(originals), 5, figsize=(5.6, 1.1 * len(originals)), squeeze=False
     )
+    figure.set_label(
+        f"{len(originals)} images, the reconstruction of each, and its feature scores in red, green and blue"
+    )
     top = float(np.percentile(scores, 99.5))
     for row, (original, again, score) in enumerate(zip(originals, rebuilt, scores, strict=True)):
         axes[row, 0].imshow(np.clip(original, 0, 1))
@@ -295,6 +304,9 @@ def anchors(
     from skimage.segmentation import mark_boundaries
 
     figure, axes = plt.subplots(3, len(images), figsize=(1.5 * len(images), 4.9), squeeze=False)
+    figure.set_label(
+        f"{len(images)} images, their superpixels, and what the anchor of each holds: {alt_text.joined(titles)}"
+    )
     for column, title in enumerate(titles):
         image, parts = np.clip(images[column], 0, 1), segments[column]
         marked = mark_boundaries(image, parts, color=(1, 0.85, 0), mode="inner")
@@ -306,7 +318,6 @@ def anchors(
         axes[0, column].set_title(title, fontsize=8, loc="center")
     for axis, label in zip(axes[:, 0], ("image", "superpixels", "anchor"), strict=True):
         axis.set_ylabel(label)
-    del figure
     plt.show()
 
 

@@ -94,6 +94,8 @@ def _figure(
     rows = max(panel.y + panel.height for panel in dashboard.panels)
     height = HEADER + ROW_HEIGHT * rows + FOOTER
     figure = DashboardFigure(figsize=(WIDTH, height), dpi=100, facecolor="white")
+    titles = "; ".join(dict.fromkeys(panel.title for panel in dashboard.panels if panel.title))
+    figure.set_label(f"Dashboard {dashboard.title}, with the panels {titles}")
     top = height - 0.05
     figure.text(
         GAP / WIDTH, top / height, dashboard.title, va="top", fontsize=13, fontweight="bold"

@@ -18,6 +18,13 @@ from rich.syntax import Syntax
 from rich.table import Table
 
 SHOWN_LINES = 12  # of a failing cell
+# nbconvert's own page leaves alternative texts out, and warns of it.
+_TEMPLATE = """{%- extends "index.html.j2" -%}
+{%- block data_png scoped -%}
+{%- set alt = output | get_metadata("alt", "image/png") -%}
+{{ super() | replace("<img ", '<img alt="' ~ (alt | escape_html) ~ '" ') if alt else super() }}
+{%- endblock -%}
+"""
 _LINK = re.compile(r"\]\((?![a-z]+:|[#/])([^)#\s]+)")  # a relative one, without its anchor
 
 
@@ -112,7 +119,7 @@ def write_html(executed: Path, source: Path) -> Path:
             cell.source = _LINK.sub(
                 lambda link: f"]({_seen_from(executed.parent, source, link[1])}", cell.source
             )
-    page, _ = HTMLExporter(embed_images=True).from_notebook_node(
+    page, _ = HTMLExporter(embed_images=True, raw_template=_TEMPLATE).from_notebook_node(
         notebook, resources={"metadata": {"name": executed.stem}}
     )
     target = executed.with_suffix(".html")

@@ -128,6 +128,15 @@ def test_outputs_show_without_a_running_kernel(path, code):
 
 
 @each_notebook
+def test_every_picture_has_an_alternative_text(path, code):
+    """Figures that are shown after `helpers.plots` was imported have one: helpers/alt_text.py."""
+    pictures = [o for o in outputs(code) if "image/png" in o.get("data", {})]
+    assert pictures
+    without = [o for o in pictures if not o["metadata"].get("image/png", {}).get("alt")]
+    assert without == [], "run `make notebooks`"
+
+
+@each_notebook
 def test_names_no_place_of_a_machine(path):
     notebook = json.loads(path.read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
