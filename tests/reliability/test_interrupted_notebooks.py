@@ -20,7 +20,7 @@ from helpers.stack.local.client import LocalStack
 from tests.notebooks.reduced import REDUCED
 
 SECONDS = 600
-AFTER = 0.3  # seconds from the start of a cell until it is interrupted
+AFTER = 0.05  # seconds from the start of a cell until it is interrupted, and until it is again
 
 # By the end of its kernel and by the reader, in turn.
 SIGNALS = itertools.cycle((signal.SIGKILL, signal.SIGINT))
