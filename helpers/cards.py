@@ -98,7 +98,8 @@ def _tables(figures: dict[str, Any]) -> Iterator[str]:
             yield f"| | {' | '.join(map(_format, value.values()))} |"
 
 
-def _size(count: int) -> str:
+def size(count: int) -> str:
+    """Return so many bytes as people write them: `9 kB`, `2.9 MB`."""
     return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.0f} kB"
 
 
@@ -111,7 +112,7 @@ def render(records: list[artifacts.Artifact]) -> str:
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         lines += [
             f"## {record.dataset}/{record.name}\n",
-            f"{record.summary}. {_size(record.bytes)}.\n",
+            f"{record.summary}. {size(record.bytes)}.\n",
             f"{(_HOW_TO_READ | _HOW_TO_READ_OTHERS).get(record.name, '')}\n",
             f"- made by `{record.made_by}` on {record.made_on}",
             f"- with {versions}",

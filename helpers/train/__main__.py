@@ -54,7 +54,7 @@ def _train_all(dataset: str, only: list[str], restart: bool) -> None:
         console.rule(f"{loaded.name}/{name}")
         artifact = pipeline.train(loaded, name)
         console.print(artifact.figures)
-        console.print(f"saved: {artifact.bytes / 1e6:.1f} MB")
+        console.print(f"saved: {cards.size(artifact.bytes)}")
     if loaded.name in artifacts.COMMITTED:
         cards.main()
 

@@ -9,6 +9,7 @@ import joblib
 from helpers import artifacts
 from helpers.data import Texts
 from helpers.models.text import build_bag_of_words
+from helpers.train.older_readers import also_for_older_ones
 from helpers.train.settings import TICKETS
 
 NAME = "bag_of_words"
@@ -24,7 +25,7 @@ def train(data: Texts, workdir: Path, progress: bool = True) -> artifacts.Artifa
     return artifacts.save(
         data.name,
         NAME,
-        lambda folder: joblib.dump(model, folder / "model.joblib", compress=3),
+        lambda folder: joblib.dump(also_for_older_ones(model), folder / "model.joblib", compress=3),
         format="scikit-learn",
         summary=f"Words of {data.name}, counted and weighed: billing or technical",
         figures={

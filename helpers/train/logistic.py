@@ -9,6 +9,7 @@ import joblib
 from helpers import artifacts
 from helpers.data import Table
 from helpers.models.tabular import build_logistic
+from helpers.train.older_readers import also_for_older_ones
 from helpers.train.settings import CANCER
 
 NAME = "logistic"
@@ -16,7 +17,7 @@ NAME = "logistic"
 
 def train(data: Table, workdir: Path, progress: bool = True) -> artifacts.Artifact:
     """Train, measure on the test rows, and save the artefact. `workdir` is not needed."""
-    model = build_logistic(CANCER.strength).fit(data.x_train, data.y_train)
+    model = also_for_older_ones(build_logistic(CANCER.strength).fit(data.x_train, data.y_train))
     return artifacts.save(
         data.name,
         NAME,
