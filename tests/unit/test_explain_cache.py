@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import pickle
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -468,6 +470,55 @@ def test_a_folder_that_cannot_be_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "broken" / "cache.db").write_bytes(b"no database" * 1000)
     with pytest.raises(ServingError, match=r"broken cannot be used.*remove what is in it"):
         Subject(disk_folder=str(tmp_path / "broken"))
+
+
+FULL_DISK = """
+import asyncio, resource, sys
+from prometheus_client import CollectorRegistry
+from helpers.serving.explain.production.cache import CacheSettings, ExplanationCache, Fresh
+
+async def main(folder):
+    registry = CollectorRegistry()
+    cache = ExplanationCache(CacheSettings(memory_bytes=0, disk_folder=folder), registry, {"model": "m"})
+
+    def up():
+        return registry.get_sample_value("explain_server_cache_up", {"model": "m", "level": "disk"})
+
+    async def until(wanted):
+        async with asyncio.timeout(20):
+            while up() != wanted:
+                await asyncio.sleep(0.01)
+
+    async def made():
+        return Fresh(b"v" * 2000)
+
+    await cache.start()
+    await until(1)
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, hard))
+    await cache.get_or_make("0" * 64, made)
+    await until(0)
+    for number in range(1, 31):  # long enough for several tries
+        await cache.get_or_make(f"{number:064d}", made)
+        await asyncio.sleep(0.1)
+        assert up() == 0, number
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    await until(1)
+    await cache.close()
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+def test_a_full_disk_is_out_of_use_until_there_is_room(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,  # by pipes: the limit is one of files
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the cache does without") <= 2
 
 
 def test_a_disk_that_hangs_slows_one_request(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ MEMORY, REDIS, DISK, MADE, SHARED = "memory", "redis", "disk", "made", "shared"
 
 FIRST_PAUSE = 0.5  # seconds until a level that failed is tried again; they double up to
 LONGEST_PAUSE = 30.0
+PROBE_BYTES = 2**16  # more than diskcache keeps in its table
 PROBE_SECONDS = 2.0  # a try in the background may take longer than a client's
 PENDING_WRITES = 64  # writes to Redis and disk under way; the surplus is not kept
 PENDING_BYTES = 64 * 2**20
@@ -597,7 +598,8 @@ class DiskLevel(Level):
         await self._run(self._cache.set, key, value, seconds)
 
     async def _probe(self) -> None:
-        await self._run(self._cache.get, "")
+        # Reads work on a full disk. A value of this size is a file of its own, so it needs room.
+        await self._run(self._cache.set, "", bytes(PROBE_BYTES), 1.0)
 
     async def _close(self) -> None:
         try:
