@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, DateFormatter, date2num
+from matplotlib.dates import AutoDateLocator, DateFormatter, SecondLocator, date2num
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import ScaledTranslation, Transform
 
@@ -169,8 +169,10 @@ def _thresholds(axis: Axes, panel: Panel) -> None:
 def _time_axis(axis: Axes, start: float, end: float, width: float) -> None:
     first, last = _dates(np.array([start, end]))
     axis.set_xlim(first, last)
-    axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=max(3, int(width / 0.75))))
     seconds = end - start
+    # The automatic one puts marks between seconds, and both then have the same name.
+    few = AutoDateLocator(minticks=2, maxticks=max(3, int(width / 0.75)))
+    axis.xaxis.set_major_locator(SecondLocator() if seconds < 4 else few)
     form = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 2 * 86400 else "%m-%d"
     axis.xaxis.set_major_formatter(DateFormatter(form))
 

@@ -212,6 +212,18 @@ def test_stacked_lines_are_sums(write: Any, fake: FakePrometheus) -> None:
     np.testing.assert_array_equal(axis.lines[1].get_ydata(), [11, np.nan, 13])
 
 
+@pytest.mark.parametrize("seconds", [1.3, 2, 3.5, 6, 20, 599])
+def test_no_two_moments_have_the_same_name(
+    write: Any, fake: FakePrometheus, seconds: float
+) -> None:
+    fake.answers["up"] = [matrix({0: 1, 1: 2}, pod="a")]
+    figure = draw(write(panel("timeseries")), fake, end=START + seconds, step=1)
+    figure.canvas.draw()
+    names = [label.get_text() for label in axes_of(figure, "One").get_xticklabels()]
+    assert names
+    assert len(set(names)) == len(names)
+
+
 def test_limits_units_and_thresholds_of_lines(write: Any, fake: FakePrometheus) -> None:
     fake.answers["up"] = [matrix({0: 0.2, 60: 0.9}, pod="a")]
     defaults = {
