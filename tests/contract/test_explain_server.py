@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
@@ -24,6 +25,7 @@ from helpers import artifacts
 from helpers.serving.common.errors import ServingError
 from helpers.serving.explain import cli
 from helpers.serving.explain.app import ExplainServer, make_app
+from helpers.serving.explain.measures import Measures
 from helpers.serving.explain.model_client import ModelClient
 from helpers.serving.explain.reuse import ReusedPredictions
 
@@ -145,6 +147,20 @@ def metric(client: TestClient, name: str) -> float:
         for sample in family.samples
         if sample.name == name
     )
+
+
+def test_requests_are_counted_from_zero() -> None:
+    """A rate needs a value before the first request."""
+    registry = CollectorRegistry()
+    measures = Measures(registry, "m", "toy")
+
+    def counted() -> float | None:
+        labels = {"method": "m", "model_name": "toy", "code": "200"}
+        return registry.get_sample_value("explain_server_requests_total", labels)
+
+    assert counted() == 0
+    measures.answered(200)
+    assert counted() == 1
 
 
 @pytest.mark.parametrize(

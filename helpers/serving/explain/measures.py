@@ -55,6 +55,7 @@ class Measures:
         ).labels(**labels)
         self._requests = counter
         self._labels = labels
+        counter.labels(**labels, code="200")  # 0 now: a rate needs a value before the first one
 
     def answered(self, code: int) -> None:
         """Count a request by the status that it was answered with."""
