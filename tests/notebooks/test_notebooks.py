@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from helpers import artifacts
 from helpers.checks import MIME_TYPE
@@ -119,6 +120,22 @@ def test_outputs_hold_no_error_and_no_noise(path, code):
         if output["output_type"] == "error" or output.get("name") == "stderr"
     ]
     assert noise == []
+
+
+@each_notebook
+def test_outputs_hold_no_secret(path, code):
+    keys = [
+        value
+        for file in (FOLDER.parent / "manifests").rglob("*.yaml")
+        for content in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.get("kind") == "Secret"
+        for name, value in content.get("stringData", {}).items()
+        if name.endswith("_KEY")
+    ]
+    assert len(keys) >= 5
+    shown = json.dumps(outputs(code))
+    assert [key for key in keys if key in shown] == []
+    assert "Bearer " not in shown
 
 
 @each_notebook
