@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -120,39 +121,39 @@ class HeldModel(Servers):
         return await super().send(method, base, *rest)
 
 
+@asynccontextmanager
+async def asked_of_held_models(count: int = 1) -> AsyncIterator[tuple[HeldModel, Gateway]]:
+    """Predictions whose models answer at the end of the block; all of their events arrive."""
+    servers = HeldModel()
+    gateway = Gateway(table(), upstream=servers)
+    asked = [asyncio.create_task(predict(gateway, f"r{number}")) for number in range(count)]
+    async with asyncio.timeout(10):
+        await servers.asked.wait()
+        yield servers, gateway
+        assert not any(task.done() for task in asked)
+        servers.let_go.set()
+        await asyncio.gather(*asked)
+    assert await gateway.events.flush(10)
+    assert len(set(servers.got)) == 2 * count
+    await gateway.aclose()
+
+
 def test_no_event_is_sent_while_its_model_computes() -> None:
     async def scenario() -> None:
-        servers = HeldModel()
-        gateway = Gateway(table(), upstream=servers)
-        asked = asyncio.create_task(predict(gateway, "r"))
-        async with asyncio.timeout(10):
-            await servers.asked.wait()
+        async with asked_of_held_models() as (servers, gateway):
             await asyncio.sleep(0.05)
             assert (servers.got, gateway.events.waiting) == ([], 1)
-            servers.let_go.set()
-            await asked
-        assert await gateway.events.flush(10)
-        assert len(set(servers.got)) == 2
-        await gateway.aclose()
 
     run(scenario())
 
 
 def test_events_of_more_requests_than_a_few_are_sent_at_once() -> None:
     async def scenario() -> None:
-        servers = HeldModel()
-        gateway = Gateway(table(), upstream=servers)
         few = events_module.HOLD_REQUESTS
-        asked = [asyncio.create_task(predict(gateway, f"r{number}")) for number in range(few + 3)]
-        async with asyncio.timeout(10):
+        async with asked_of_held_models(few + 3) as (servers, gateway):
             while len(servers.got) < 3:
                 await asyncio.sleep(0.01)
             assert (len(servers.got), gateway.events.waiting) == (3, few)
-            servers.let_go.set()
-            await asyncio.gather(*asked)
-        assert await gateway.events.flush(10)
-        assert len(set(servers.got)) == 2 * len(asked)
-        await gateway.aclose()
 
     run(scenario())
 
@@ -163,18 +164,9 @@ def test_a_model_that_takes_long_does_not_hold_its_request_up(
     monkeypatch.setattr(events_module, "HOLD_SECONDS", 0.05)
 
     async def scenario() -> None:
-        servers = HeldModel()
-        gateway = Gateway(table(), upstream=servers)
-        asked = asyncio.create_task(predict(gateway, "r"))
-        async with asyncio.timeout(10):
+        async with asked_of_held_models() as (servers, _):
             while not servers.got:
                 await asyncio.sleep(0.01)
-            assert not asked.done()
-            servers.let_go.set()
-            await asked
-        assert await gateway.events.flush(10)
-        assert len(set(servers.got)) == 2
-        await gateway.aclose()
 
     run(scenario())
 
