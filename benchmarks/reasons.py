@@ -13,12 +13,14 @@ REASONS = {
     "logging_paced": (
         "A prediction with its payloads logged is two events, each written to disk by the broker, delivered, and "
         "written again by the payload log: the table of the parts under Scale has what each takes. Here they take it "
-        "from the cores that the model computes on. On a cluster broker and log have their own."
+        "from the cores that the model computes on, once the prediction is answered: what is left is what they still "
+        "do as the next one comes. On a cluster broker and log have their own cores."
     ),
     "logging_throughput": (
         "All cores are busy, so what broker and payload log take is missing: the loss is their share of "
         "the processor time of one prediction. The gateway's own part is the difference of the last column in "
-        "the table of predictions."
+        "the table of predictions; the profiles of broker and log show no single cause: commits, which wait for the "
+        "disk as well, HTTP on either side, reading JSON."
     ),
     "anchor_reuse": (
         "Without the reuse the same explainer asks for all its samples in a few large requests, which the model "
