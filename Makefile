@@ -72,7 +72,7 @@ train: ## Train the artefacts of CIFAR-10 from scratch (hours); ONLY=resnet32 tr
 test: ## Run the tests; ARGS='-k name' picks some
 	@$(ENSURE) $(if $(ARGS),"$$python" -m pytest $(ARGS),tests/run.sh "$$python")
 
-test-faults: ## Kill, starve and overload servers; 10,000 requests that fit or miss their documents (40 minutes)
+test-faults: ## Kill, starve and overload servers; 10,000 requests that fit or miss their documents (20 minutes)
 	@$(ENSURE) "$$python" -m pytest -m 'not kind' tests/reliability $(ARGS) && \
 	FUZZ_CASES=3500 "$$python" -m pytest -rP tests/contract/test_bad_input.py tests/stack/test_control_api.py -k openapi
 

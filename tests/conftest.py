@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -124,10 +126,15 @@ def try_openapi() -> Callable[..., int]:
         for operation in operations:
             for mode in GenerationMode.POSITIVE, GenerationMode.NEGATIVE:
                 cases = operation.as_strategy(generation_mode=mode)
+                said = io.StringIO()
                 try:
-                    hypothesis.given(cases)(settings(lambda case: send(case)))()
+                    with contextlib.redirect_stdout(said):
+                        hypothesis.given(cases)(settings(lambda case: send(case)))()
                 except hypothesis.errors.Unsatisfiable:  # what could be wrong about a plain GET
                     assert mode is GenerationMode.NEGATIVE, operation.label
+                except BaseException:
+                    print(said.getvalue())
+                    raise
         return tried
 
     return try_out
