@@ -60,9 +60,12 @@ class Servers:
         pass
 
 
-def table(url: str = URL) -> RouteTable:
+def table(url: str = URL, shadow: bool = False) -> RouteTable:
     predictor = {"name": "main", "model": "m", "url": MODEL, "logger": {"url": url}}
-    one = {"namespace": "default", "name": "c", "protocol": "tensorflow", "predictors": [predictor]}
+    predictors = [predictor]
+    if shadow:
+        predictors.append(predictor | {"name": "copy", "traffic": 0, "shadow": True})
+    one = {"namespace": "default", "name": "c", "protocol": "tensorflow", "predictors": predictors}
     return RouteTable.model_validate({"deployments": [one]})
 
 
@@ -85,6 +88,13 @@ async def until_empty(folder: Path, seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
         while on_disk(folder):
             await asyncio.sleep(0.02)
+
+
+async def until_sent(gateway: Gateway, seconds: float = 10.0) -> None:
+    """Unlike `flush`, which would send what is held."""
+    async with asyncio.timeout(seconds):
+        while gateway.events.waiting:
+            await asyncio.sleep(0.01)
 
 
 def run(scenario: Awaitable[None]) -> None:
@@ -133,12 +143,14 @@ async def asked_of_held_models(count: int = 1) -> AsyncIterator[tuple[HeldModel,
         assert not any(task.done() for task in asked)
         servers.let_go.set()
         await asyncio.gather(*asked)
-    assert await gateway.events.flush(10)
+    await until_sent(gateway)
     assert len(set(servers.got)) == 2 * count
     await gateway.aclose()
 
 
-def test_no_event_is_sent_while_its_model_computes() -> None:
+def test_no_event_is_sent_while_its_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
+
     async def scenario() -> None:
         async with asked_of_held_models() as (servers, gateway):
             await asyncio.sleep(0.05)
@@ -147,7 +159,11 @@ def test_no_event_is_sent_while_its_model_computes() -> None:
     run(scenario())
 
 
-def test_events_of_more_requests_than_a_few_are_sent_at_once() -> None:
+def test_events_of_more_requests_than_a_few_are_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
+
     async def scenario() -> None:
         few = events_module.HOLD_REQUESTS
         async with asked_of_held_models(few + 3) as (servers, gateway):
@@ -158,7 +174,7 @@ def test_events_of_more_requests_than_a_few_are_sent_at_once() -> None:
     run(scenario())
 
 
-def test_a_model_that_takes_long_does_not_hold_its_request_up(
+def test_a_model_that_takes_long_does_not_hold_its_events_up(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(events_module, "HOLD_SECONDS", 0.05)
@@ -167,6 +183,25 @@ def test_a_model_that_takes_long_does_not_hold_its_request_up(
         async with asked_of_held_models() as (servers, _):
             while not servers.got:
                 await asyncio.sleep(0.01)
+
+    run(scenario())
+
+
+def test_a_shadows_events_are_sent_when_its_model_has_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has the id of the request that it is a copy of, and mostly answers later."""
+    monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
+
+    async def scenario() -> None:
+        servers = Servers(broker_up=True)
+        gateway = Gateway(table(shadow=True), upstream=servers)
+        await predict(gateway, "r")
+        async with asyncio.timeout(10):
+            while len(servers.got) < 4:
+                await asyncio.sleep(0.01)
+        await until_sent(gateway)
+        await gateway.aclose()
 
     run(scenario())
 
