@@ -6,6 +6,7 @@ A figure's own label (`Figure.set_label`) is its text; without one it is made of
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import matplotlib.pyplot as plt
 from IPython import get_ipython
@@ -38,18 +39,21 @@ def add_to_notebook() -> None:
     shell = get_ipython()
     if shell is None:
         return
-    plt.switch_backend(
-        plt.get_backend()
-    )  # which registers what shows figures, or else later, over ours
+    # This registers what shows figures; otherwise it comes later, over ours.
+    plt.switch_backend(plt.get_backend())
     formatter = shell.display_formatter.formatters[MIME_TYPE]
     try:
         shown = formatter.lookup_by_type(Figure)
     except KeyError:  # not the inline backend
         return
 
-    def with_text(figure: Figure) -> tuple[str, dict[str, str]] | None:
+    def with_text(figure: Figure) -> tuple[str, dict[str, Any]] | None:
         png = shown(figure)
-        return png and (png, {"alt": describe(figure)})
+        if not png:
+            return None
+        # With the figure_format "retina" the picture's size comes with it.
+        data, metadata = png if isinstance(png, tuple) else (png, {})
+        return data, {**metadata, "alt": describe(figure)}
 
     formatter.for_type(Figure, with_text)
 

@@ -6,12 +6,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 
 from helpers import alt_text, explanation_plots, plots
@@ -86,6 +88,18 @@ def test_a_figure_of_nothing_but_text() -> None:
     figure = Figure()
     figure.add_subplot().text(0, 0, "a\nb")
     assert alt_text.describe(figure) == "a b"
+
+
+def test_a_picture_keeps_the_size_that_came_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With figure_format "retina", which readers set for all of their notebooks."""
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    formatter = shell.display_formatter.formatters[alt_text.MIME_TYPE]
+    formatter.for_type(Figure, lambda figure: ("png", {"width": 300}))
+    monkeypatch.setattr(alt_text, "get_ipython", lambda: shell)
+    alt_text.add_to_notebook()
+    figure = Figure()
+    figure.set_label("Small")
+    assert formatter(figure) == ("png", {"width": 300, "alt": "Small"})
 
 
 def test_notebook_and_page_have_the_text_of_every_figure(
