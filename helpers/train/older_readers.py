@@ -12,7 +12,7 @@ def also_for_older_ones(model: Pipeline) -> Pipeline:
     """Have a fitted pipeline that ends in a logistic regression predict in scikit-learn 1.5 to 1.7 too.
 
     Their `predict_proba` reads the parameter `multi_class`, which 1.8 has removed; MLServer 1.7's image has at
-    most 1.7. For two classes "auto", its default there, is what 1.8 computes.
+    most 1.7. For two classes "auto" says there what 1.8 computes; their own default, "deprecated", means the same.
 
     Args:
         model: changed in place.
