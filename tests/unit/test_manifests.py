@@ -174,7 +174,6 @@ def test_the_root_file_system_is_read_only(file):
         assert "/tmp" in mounts
         written = [
             environment(container).get("NUMBA_CACHE_DIR", "/tmp"),
-            environment(container).get("DRIFT_ARTIFACTS_DIR", "/tmp"),
             *[word.partition("=")[2] for word in container["args"] if word.startswith("--state=")],
         ]
         for folder in written:

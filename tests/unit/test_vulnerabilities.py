@@ -104,8 +104,3 @@ def test_what_is_said_not_to_be_called_is_not(what, folder):
 )
 def test_files_that_it_names_exist(path):
     assert (ROOT / path).exists()
-
-
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^):#]+)", PAGE))))
-def test_links_lead_somewhere(target):
-    assert (ROOT / ".github" / target).exists()
