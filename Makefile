@@ -15,7 +15,7 @@ comma := ,
 
 # Said before anything is installed or run.
 ifeq ($(findstring |$(DATASET)|,|cifar10|digits|$(if $(filter train,$(MAKECMDGOALS)),credit_risk|breast_cancer|tickets|)),)
-$(error DATASET=$(DATASET) is not known: use DATASET=cifar10 (the default) or DATASET=digits (bundled data, no download))
+$(error DATASET=$(DATASET) is not known: use DATASET=cifar10 (the default) or DATASET=digits (bundled data, no download); make train also takes credit_risk, breast_cancer and tickets)
 endif
 ifeq ($(findstring |$(BACKEND)|,|local|kind|),)
 $(error BACKEND=$(BACKEND) is not known: use BACKEND=local (the default, no Docker) or BACKEND=kind (a Kubernetes cluster))
