@@ -46,7 +46,6 @@ FEATURE_NAMES = (
 DECIDING = ("income", "credit_history", "loan_amount", "employment_years")
 IRRELEVANT = tuple(name for name in FEATURE_NAMES if name not in DECIDING)
 CATEGORY_MAP = {FEATURE_NAMES.index(name): values for name, values in CATEGORIES.items()}
-NUMERICAL = tuple(name for name in FEATURE_NAMES if name not in CATEGORIES)
 
 _HISTORY = CATEGORIES["credit_history"]
 _LATE, _DEFAULTED = float(_HISTORY.index("late payments")), float(_HISTORY.index("defaulted"))
