@@ -307,6 +307,7 @@ def test_seldons_own_detect_image_sends_its_events_itself(
         assert (told.pop("DRIFT_ARTIFACTS_DIR", None) == "/tmp") == downloads
         assert ("envFrom" in after) == downloads
         assert told == told_before
+        assert after["resources"]["limits"]["memory"] == "2Gi"  # TensorFlow, whatever it serves
         for probe in ("startup", "readiness", "liveness"):
             assert "httpGet" not in after[f"{probe}Probe"]
             assert after[f"{probe}Probe"]["tcpSocket"] == {"port": "http"}
