@@ -117,10 +117,8 @@ def fires(stack: LocalStack, rules, eventually) -> Callable[..., Alert]:
     def wait(name: str, labels: dict[str, str], seconds: float = 60) -> Alert:
         def firing() -> Alert | None:
             for one in stack.alerts():
-                if (one.name, one.state) == (
-                    name,
-                    "firing",
-                ) and labels.items() <= one.labels.items():
+                wanted = one.name == name and labels.items() <= one.labels.items()
+                if wanted and one.state == "firing":
                     return one
             return None
 

@@ -91,7 +91,8 @@ def test_no_file_of_the_stack_shows_one(stack: LocalStack, hidden: dict[str, str
     told = {}
     for path in files:
         if path.name not in KEPT:
-            with contextlib.suppress(FileNotFoundError):  # removed meanwhile, by Prometheus or SQLite
+            # Prometheus and SQLite may have removed it meanwhile.
+            with contextlib.suppress(FileNotFoundError):
                 told[str(path)] = shown(hidden, path.read_bytes())
     assert {path: of for path, of in told.items() if of} == {}
 
