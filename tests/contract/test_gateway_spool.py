@@ -206,6 +206,23 @@ def test_a_shadows_events_are_sent_when_its_model_has_answered(
     run(scenario())
 
 
+def test_who_stops_sends_what_comes_meanwhile() -> None:
+    async def scenario() -> None:
+        servers = Servers()  # the first event has to wait for the broker
+        sender = EventSender(servers, metrics())
+        sender.put(URL, CloudEvent(type="t", source="s", extensions={"requestid": "early"}))
+        flushing = asyncio.create_task(sender.flush(10))
+        await asyncio.sleep(0)
+        sender.put(URL, CloudEvent(type="t", source="s", extensions={"requestid": "late"}))
+        servers.broker_up = True
+        assert await flushing
+        assert sender.waiting == 0
+        assert len(servers.got) == 2
+        await sender.aclose(10)
+
+    run(scenario())
+
+
 def test_who_stops_sends_what_is_held() -> None:
     async def scenario() -> None:
         servers = Servers(broker_up=True)

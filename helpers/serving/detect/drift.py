@@ -19,7 +19,6 @@ from helpers.serving.payloads import cast, check_shape, read_rows
 from helpers.serving.storage import Location
 
 ENV_DRIFT_TYPE_FEATURE = "ALIBI_DETECT_DRIFT_TYPE_FEATURE"
-DEFAULT_WINDOW = 1000
 ROWS_AT_ONCE = 256
 
 

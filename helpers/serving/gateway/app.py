@@ -201,7 +201,8 @@ class Gateway:
                 )
         except RequestError as problem:
             answer = variant.tagged(_refusal(problem, deployment, asked.rest), deployment, target)
-        self.events.release(asked.intake.puid)
+        finally:
+            self.events.release(asked.intake.puid)
         seconds = time.perf_counter() - started
         self.metrics.served(deployment, predictor, target, answer.status, seconds)
         if variant.pinned:

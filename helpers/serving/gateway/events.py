@@ -199,15 +199,17 @@ class EventSender:
 
     async def flush(self, seconds: float) -> bool:
         """Wait until nothing waits; return whether that came within `seconds`."""
-        for request in list(self._held):
-            self._send_held(request)
         try:
             async with asyncio.timeout(seconds):
-                while self.waiting and (senders := self._tasks()):
+                while self.waiting:
+                    for request in list(self._held):
+                        self._send_held(request)
+                    if not (senders := self._tasks()):
+                        break
                     await asyncio.wait(senders)
         except TimeoutError:
             return False
-        return True
+        return not self.waiting
 
     async def aclose(self, seconds: float = 3.0) -> None:
         """Deliver what can be delivered within `seconds`; the rest stays in the spool, or is lost."""

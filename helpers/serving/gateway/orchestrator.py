@@ -259,7 +259,8 @@ class Orchestrator:
             code = (await self._predict(copy)).status
         except RequestError as problem:
             code = problem.status
-        self._events.release(copy.intake.puid)
+        finally:
+            self._events.release(copy.intake.puid)
         seconds = time.perf_counter() - started
         self._metrics.served(copy.deployment, copy.predictor, copy.target, code, seconds)
 

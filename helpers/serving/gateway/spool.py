@@ -1,7 +1,8 @@
 """Payload events on disk until a broker has them, so that a kill -9 of the gateway loses none.
 
 An event is written before the answer that it belongs to goes out, in one transaction with the others of its
-request: who has an answer has it in the log as well. One that was delivered before that is never written.
+request: who has an answer has it in the log as well. One that was delivered before that, which under load
+some are, is never written.
 There is no fsync: what is written survives the death of the process, not the loss of power. Where that
 damages the file, it is set aside and the gateway starts without it.
 

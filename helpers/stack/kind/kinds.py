@@ -62,7 +62,6 @@ ELSEWHERE = {"serving.kserve.io": "KServe", "kustomize.config.k8s.io": "kubectl 
 # Pods, and what is asked of them, are never applied.
 POD = Kind("v1", "Pod")
 EVENT = Kind("v1", "Event")
-NAMESPACE_KIND = Kind("v1", "Namespace")
 
 
 def kind_of(content: dict, origin: str) -> Kind:
