@@ -242,10 +242,11 @@ def test_explanations_reach_the_explainer(path: str) -> None:
     run(scenario())
 
 
-def test_an_explanation_for_later_is_asked_for_and_fetched_through_the_gateway() -> None:
+@pytest.mark.parametrize("id", ["7", "-1oqCXSyYQz3KOBthFZIh8c6", "_1oq-"])
+def test_an_explanation_for_later_is_asked_for_and_fetched_through_the_gateway(id: str) -> None:
     async def scenario() -> None:
         told = {
-            "location": "../../v1/explanations/7",
+            "location": f"../../v1/explanations/{id}",
             "preference-applied": "respond-async",
             "x-explanation-audit": "1:ab",
             "x-explanation-source": "memory",
@@ -264,11 +265,11 @@ def test_an_explanation_for_later_is_asked_for_and_fetched_through_the_gateway()
         assert told.items() <= dict(response.headers).items()
         assert "x-other" not in response.headers
         place = response.request.url.join(response.headers["location"])
-        assert place.path == "/seldon/default/cifar10-explainer/main/v1/explanations/7"
-        await world.client.get("/seldon/default/cifar10-explainer/main/v1/explanations/7")
+        assert place.path == f"/seldon/default/cifar10-explainer/main/v1/explanations/{id}"
+        await world.client.get(f"/seldon/default/cifar10-explainer/main/v1/explanations/{id}")
         first, second = world.servers.calls
         assert first.headers["prefer"] == "respond-async"
-        assert (second.method, second.path) == ("GET", "/v1/explanations/7")
+        assert (second.method, second.path) == ("GET", f"/v1/explanations/{id}")
         # The model's own headers stay what they were.
         world.servers.handlers[MODEL] = lambda call: Answer(200, list(headers), b"{}")
         assert "location" not in (await world.get("/v1/models/classifier")).headers

@@ -41,7 +41,7 @@ _SELDON_MODEL = re.compile(rf"/api/v(?:0\.1|1\.0)/(status|metadata)/{_NAME}")
 _SELDON_HEALTH = re.compile(r"/api/v(?:0\.1|1\.0)/health/(status|ping)")
 _SELDON_GRAPH = re.compile(r"/api/v(?:0\.1|1\.0)/metadata")
 
-_SEGMENT = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_.:-]*")  # never `..`, never empty
+_SEGMENT = re.compile(r"[A-Za-z0-9_:-][A-Za-z0-9_.:-]*")  # never `..`, never empty
 
 
 def resolve(protocol: str, method: str, path: str, model: str) -> Target:
