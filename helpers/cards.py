@@ -107,7 +107,7 @@ def render(records: list[artifacts.Artifact]) -> str:
     """Return the page for these artefacts."""
     lines = [HEADER]
     total = sum(record.bytes for record in records)
-    lines.append(f"{len(records)} artefacts, {total / 1e6:.1f} MB.\n")
+    lines.append(f"{len(records)} artefacts, {size(total)}.\n")
     for record in records:
         versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
         lines += [

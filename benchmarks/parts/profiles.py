@@ -26,6 +26,7 @@ from helpers.errors import WalkthroughError
 from helpers.serving.payloads import TENSORFLOW
 from helpers.stack.interface import NAMESPACE
 
+Load = tuple[Server, Callable[[], object], str]  # whom to profile, under what, and its name
 RATE = 200  # samples a second
 SHOWN = 10
 TOOL = ("uv", "tool", "run", "py-spy")
@@ -74,14 +75,14 @@ def measure(quick: bool) -> Found:
             for number in range(12 * seconds):
                 client.ask(number)
 
-        loads: tuple[tuple[Server, Callable[[], object], str], ...] = (
+        loads: tuple[Load, ...] = (
             (gateway, predictions, "gateway, 32 predictions at once, no logging"),
             (gateway, logged_predictions, "gateway, the same with payload logging"),
             (model, predictions, "model server behind the gateway, 32 predictions at once"),
             (outlier, verdicts, "outlier detector, events of one image, 4 at once"),
             (explainer, explanations, "explainer, AnchorImages, one after the other"),
         )
-        delivered: tuple[tuple[Server, Callable[[], object], str], ...] = (
+        delivered: tuple[Load, ...] = (
             (broker, logged_predictions, "broker, 32 predictions at once and their payloads"),
             (payloads, logged_predictions, "payload log, the same"),
         )

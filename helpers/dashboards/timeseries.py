@@ -170,9 +170,13 @@ def _time_axis(axis: Axes, start: float, end: float, width: float) -> None:
     first, last = _dates(np.array([start, end]))
     axis.set_xlim(first, last)
     seconds = end - start
-    # The automatic one puts marks between seconds, and both then have the same name.
-    few = AutoDateLocator(minticks=2, maxticks=max(3, int(width / 0.75)))
-    axis.xaxis.set_major_locator(SecondLocator() if seconds < 4 else few)
+    if (
+        seconds < 4
+    ):  # the automatic one puts marks between seconds, and both then have the same name
+        axis.xaxis.set_major_locator(SecondLocator())
+    else:
+        most = max(3, int(width / 0.75))
+        axis.xaxis.set_major_locator(AutoDateLocator(minticks=2, maxticks=most))
     form = "%H:%M:%S" if seconds < 600 else "%H:%M" if seconds < 2 * 86400 else "%m-%d"
     axis.xaxis.set_major_formatter(DateFormatter(form))
 

@@ -148,9 +148,14 @@ async def asked_of_held_models(count: int = 1) -> AsyncIterator[tuple[HeldModel,
     await gateway.aclose()
 
 
-def test_no_event_is_sent_while_its_model_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def _held_for_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that what is sent was released, and did not just wait long enough."""
     monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
 
+
+@pytest.mark.usefixtures("_held_for_a_minute")
+def test_no_event_is_sent_while_its_model_computes() -> None:
     async def scenario() -> None:
         async with asked_of_held_models() as (servers, gateway):
             await asyncio.sleep(0.05)
@@ -159,11 +164,8 @@ def test_no_event_is_sent_while_its_model_computes(monkeypatch: pytest.MonkeyPat
     run(scenario())
 
 
-def test_events_of_more_requests_than_a_few_are_sent_at_once(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
-
+@pytest.mark.usefixtures("_held_for_a_minute")
+def test_events_of_more_requests_than_a_few_are_sent_at_once() -> None:
     async def scenario() -> None:
         few = events_module.HOLD_REQUESTS
         async with asked_of_held_models(few + 3) as (servers, gateway):
@@ -187,11 +189,9 @@ def test_a_model_that_takes_long_does_not_hold_its_events_up(
     run(scenario())
 
 
-def test_a_shadows_events_are_sent_when_its_model_has_answered(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.usefixtures("_held_for_a_minute")
+def test_a_shadows_events_are_sent_when_its_model_has_answered() -> None:
     """It has the id of the request that it is a copy of, and mostly answers later."""
-    monkeypatch.setattr(events_module, "HOLD_SECONDS", 60.0)
 
     async def scenario() -> None:
         servers = Servers(broker_up=True)

@@ -136,14 +136,16 @@ class EventSender:
         if self._full(event, url):
             return
         seq = self._spool.put(lane.address, event) if self._spool is not None else 0
+        waiting = self._waiting(event, seq)
         request = event.extensions.get("requestid", "")
-        if request not in self._held:
-            if len(self._held) >= HOLD_REQUESTS:
-                self._send_soon(lane, self._waiting(event, seq))
-                return
-            self._held[request] = []
+        held = self._held.get(request)
+        if held is None and len(self._held) < HOLD_REQUESTS:
+            held = self._held[request] = []
             asyncio.get_running_loop().call_later(HOLD_SECONDS, self._send_held, request)
-        self._held[request].append((lane, self._waiting(event, seq)))
+        if held is None:
+            self._send_soon(lane, waiting)
+        else:
+            held.append((lane, waiting))
 
     def release(self, request: str) -> None:
         """Have the events of a request on disk, and send them: its answer goes out now."""
